@@ -1,0 +1,82 @@
+package applet
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"attestbox/internal/code"
+	"attestbox/internal/secret"
+)
+
+func TestExitAndPrint(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		exit int
+		want string
+	}{
+		{nil, 0, ""},
+		{ErrHelp, 0, ""},
+		{errors.New("boom."), 1, "x: boom\n"},
+		{Usage("no %s", "flag"), 2, "x: no flag\n"},
+		{WithHint(Refused(code.IDZero, errors.New("no ID")), "set HOST_DATA"), 3, "x: no ID [id-zero]\nx: hint: set HOST_DATA\n"},
+		{fmt.Errorf("fetch: %w", Later(code.Unreachable, errors.New("timeout"))), 4, "x: fetch: timeout [unreachable]\n"},
+	} {
+		var out bytes.Buffer
+		Print(&out, "x", tc.err)
+		if got := ExitCode(tc.err); got != tc.exit || out.String() != tc.want {
+			t.Errorf("%v: exit %d, printed %q; want %d, %q", tc.err, got, out.String(), tc.exit, tc.want)
+		}
+	}
+}
+
+func TestHelpAndWrongFlag(t *testing.T) {
+	var out bytes.Buffer
+	env := &Env{Name: "x", Stdout: &out, Stderr: &out}
+	fs := env.Flags("[flags] DEVICE", "x -n 1 /dev/vda")
+	fs.Int("n", 0, "a number")
+	if err := fs.Parse([]string{"-h"}); !errors.Is(err, ErrHelp) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"usage: x [flags] DEVICE", "x -n 1 /dev/vda", "a number"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("help lacks %q:\n%s", want, out.String())
+		}
+	}
+	if err := fs.Parse([]string{"-nope"}); ExitCode(err) != ExitUsage {
+		t.Errorf("wrong flag: %v, exit %d", err, ExitCode(err))
+	}
+}
+
+func TestSecretFileOnlyOnTmpfs(t *testing.T) {
+	key := secret.Copy([]byte("k"))
+	defer key.Zero()
+	disk := filepath.Join(t.TempDir(), "key")
+	if err := CheckTmpfs(filepath.Dir(disk)); err == nil {
+		disk = "/usr/attestbox-test-key" // the test's own TMPDIR is a tmpfs
+	}
+	err := CreateSecretFile(disk, key)
+	if c, _ := code.Of(err); c != code.NotTmpfs || ExitCode(err) != ExitRefused {
+		t.Errorf("on disk: %v", err)
+	}
+	if _, err := os.Stat(disk); err == nil {
+		t.Error("the refused file exists")
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "attestbox-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "key")
+	if err := CreateSecretFile(path, key); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(path)
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}
