@@ -1,0 +1,33 @@
+package wire
+
+// HeaderRecord is what the verifier registers of a LUKS2 header and delivers
+// with the key: the digest of everything in front of the data, and the
+// geometry that the guest insists on (DESIGN section 9). The guest compares
+// the digest before it parses anything.
+type HeaderRecord struct {
+	// Digest is the SHA-256, in lower-case hex, over the first Size bytes of
+	// the device: primary header, secondary header and keyslot area.
+	Digest string `json:"digest"`
+	// Size is the number of bytes covered; it equals SegmentOffset.
+	Size int64 `json:"size"`
+	// UUID is the LUKS2 header's, in lower case.
+	UUID string `json:"uuid"`
+	// SegmentOffset is where the encrypted data begins, in bytes.
+	SegmentOffset int64 `json:"segment_offset"`
+	// SectorSize is the encryption sector, 512 or 4096 bytes.
+	SectorSize int `json:"sector_size"`
+	// Cipher is in dm-crypt's notation, "aes-xts-plain64".
+	Cipher string `json:"cipher"`
+	// KeyBytes is the size of the volume key: 64 for AES-256-XTS.
+	KeyBytes int `json:"key_bytes"`
+	// Integrity is "none" for bare XTS, else the integrity algorithm.
+	Integrity string `json:"integrity"`
+}
+
+// Endorsement is one certificate or list that comes with a report.
+type Endorsement struct {
+	// Kind is "vek", "ask", "ark" or "crl".
+	Kind string `json:"kind"`
+	// DER is the object itself.
+	DER []byte `json:"der"`
+}
