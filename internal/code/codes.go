@@ -17,6 +17,41 @@ const (
 	Unreachable     Code = "unreachable"
 	PinMismatch     Code = "pin-mismatch"
 	IDZero          Code = "id-zero"
+
+	// disks
+	LUKSRecord       Code = "luks-record"
+	LUKSRead         Code = "luks-read"
+	LUKSHeaderDigest Code = "luks-header-digest"
+	LUKSTruncated    Code = "luks-truncated"
+	LUKSMagic        Code = "luks-magic"
+	LUKSVersion      Code = "luks-version"
+	LUKSHeaderSize   Code = "luks-header-size"
+	LUKSHeaderOffset Code = "luks-header-offset"
+	LUKSPadding      Code = "luks-padding"
+	LUKSChecksum     Code = "luks-checksum"
+	LUKSUUID         Code = "luks-uuid"
+	LUKSSecondary    Code = "luks-secondary"
+	LUKSJSON         Code = "luks-json"
+	LUKSObjects      Code = "luks-objects"
+	LUKSReference    Code = "luks-reference"
+	LUKSTokens       Code = "luks-tokens"
+	LUKSRequirements Code = "luks-requirements"
+	LUKSReencrypt    Code = "luks-reencrypt"
+	LUKSKeyslot      Code = "luks-keyslot"
+	LUKSAF           Code = "luks-af"
+	LUKSArea         Code = "luks-area"
+	LUKSAreaBounds   Code = "luks-area-bounds"
+	LUKSKDF          Code = "luks-kdf"
+	LUKSKDFCost      Code = "luks-kdf-cost"
+	LUKSKeyDigest    Code = "luks-key-digest"
+	LUKSSegment      Code = "luks-segment"
+	LUKSCipher       Code = "luks-cipher"
+	LUKSSectorSize   Code = "luks-sector-size"
+	LUKSIntegrity    Code = "luks-integrity"
+	LUKSGeometry     Code = "luks-geometry"
+	LUKSWrongKey     Code = "luks-wrong-key"
+	DMUnavailable    Code = "dm-unavailable"
+	DMTable          Code = "dm-table"
 )
 
 // table gives each code its one-line meaning.
@@ -34,4 +69,38 @@ var table = map[Code]string{
 	Unreachable:     "no verifier could be reached in time",
 	PinMismatch:     "the verifier's key is not the one that the image pins",
 	IDZero:          "the report's HOST_DATA holds no instance ID",
+
+	LUKSRecord:       "the registered header record is malformed or asks for something unsupported",
+	LUKSRead:         "the LUKS header could not be read from the device",
+	LUKSHeaderDigest: "the LUKS header on the device is not the registered one",
+	LUKSTruncated:    "the device or file ends inside the LUKS header area",
+	LUKSMagic:        "the device does not begin with a LUKS2 header",
+	LUKSVersion:      "the LUKS header's version is not 2",
+	LUKSHeaderSize:   "the LUKS header's size is not one that LUKS2 allows",
+	LUKSHeaderOffset: "the LUKS header names another place than where it was found",
+	LUKSPadding:      "bytes of the LUKS header that must be zero are not",
+	LUKSChecksum:     "the LUKS header's own checksum is wrong or not SHA-256",
+	LUKSUUID:         "the LUKS header's UUID is malformed or not the registered one",
+	LUKSSecondary:    "the secondary LUKS header is not a copy of the primary one",
+	LUKSJSON:         "the LUKS metadata is not strict JSON or has fields that are not known",
+	LUKSObjects:      "the LUKS metadata does not hold exactly one keyslot, one segment and one digest",
+	LUKSReference:    "keyslot, segment and digest do not refer to each other",
+	LUKSTokens:       "the LUKS metadata holds a token",
+	LUKSRequirements: "the LUKS metadata holds flags or requirements",
+	LUKSReencrypt:    "the LUKS metadata describes a re-encryption",
+	LUKSKeyslot:      "the keyslot has another type, priority or key size than allowed",
+	LUKSAF:           "the keyslot's anti-forensic splitter is not luks1, 4000 stripes, SHA-256",
+	LUKSArea:         "the keyslot's area is not raw, aes-xts-plain64, 64 bytes",
+	LUKSAreaBounds:   "the keyslot's area lies outside the keyslot area of the disk",
+	LUKSKDF:          "the keyslot's key derivation is not pbkdf2-sha256 or argon2id with a 32-byte salt",
+	LUKSKDFCost:      "the keyslot's key derivation costs more or less than allowed",
+	LUKSKeyDigest:    "the volume key's digest is not pbkdf2-sha256 with 32-byte salt and digest",
+	LUKSSegment:      "the data segment is not the whole rest of the device",
+	LUKSCipher:       "the data segment's cipher is not the registered one",
+	LUKSSectorSize:   "the data segment's sector size is not the registered one",
+	LUKSIntegrity:    "the data segment's integrity is not the registered one",
+	LUKSGeometry:     "the LUKS header's sizes and offsets do not fit together or differ from the registered ones",
+	LUKSWrongKey:     "the key does not open this disk",
+	DMUnavailable:    "the kernel's device-mapper could not be used",
+	DMTable:          "the kernel's mapping is not the one that was asked for",
 }
