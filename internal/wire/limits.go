@@ -1,0 +1,55 @@
+package wire
+
+import "time"
+
+// Version is the protocol version that begin names and the transcript binds.
+const Version = 1
+
+// ALPN protocol identifiers (RFC 7301).
+const (
+	ALPNLaunch = "attestbox-launch/1"
+)
+
+// DefaultPort is the port on TCP and on AF_VSOCK.
+const DefaultPort = 8451
+
+// Limits of the protocol.
+const (
+	// MaxFrame bounds one frame's JSON, in bytes.
+	MaxFrame = 64 << 10
+	// MaxPayload bounds the payload before it is sealed, so that its base64
+	// fits into one frame.
+	MaxPayload = 44 << 10
+	// MaxEndorsements bounds the certificates and lists that come with a report.
+	MaxEndorsements = 8
+	// MaxHeaders bounds the header records in one payload: two during a rotation
+	// for each of the primary and the intermediate states.
+	MaxHeaders = 4
+	// MaxSecrets bounds the further named secrets in one payload.
+	MaxSecrets = 64
+	// MaxSecretName bounds a secret's name, in bytes.
+	MaxSecretName = 128
+
+	// ExchangeTimeout bounds begin to release; the nonce lives no longer.
+	ExchangeTimeout = 10 * time.Second
+	// OutcomeTimeout bounds the wait for the outcome on the same connection.
+	// A guest that needs longer reports on a later one.
+	OutcomeTimeout = 30 * time.Second
+	// MaxLater bounds the seconds that a later answer may ask for.
+	MaxLater = 300
+)
+
+// Domain strings: each begins one hash or MAC, and no two may be equal. A test
+// keeps the table closed.
+const (
+	domainLaunch  = "attestbox/launch/1"
+	domainOutcome = "attestbox/outcome/1"
+	domainPayload = "attestbox/payload/1"
+	domainLearnID = "attestbox/learn-id/1"
+
+	exporterLaunch = "EXPORTER-attestbox-launch-1"
+)
+
+func domains() []string {
+	return []string{domainLaunch, domainOutcome, domainPayload, domainLearnID, exporterLaunch}
+}
