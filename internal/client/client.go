@@ -1,0 +1,165 @@
+// Package client is the guest's end of the attested launch protocol (DESIGN
+// section 5; package wire has the messages).
+//
+// Launch learns the instance ID from a report that it asked for itself, opens a
+// pinned TLS 1.3 channel, binds nonce, ID and channel into a second report and
+// opens the sealed release. It retries what a retry can mend, with jittered
+// backoff, until its context ends; a refusal is final.
+//
+// It does not check its own report: the verifier does. It does not use the key.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"attestbox/internal/code"
+	"attestbox/internal/dial"
+	"attestbox/internal/platform"
+	"attestbox/internal/wire"
+)
+
+// What a failed launch is, for errors.Is.
+var (
+	ErrRefused     = errors.New("refused")
+	ErrLater       = errors.New("not now")
+	ErrUnreachable = errors.New("no verifier reached")
+)
+
+// Config says whom to ask and with what.
+type Config struct {
+	Servers  []string // in order of preference: see package dial
+	Pins     []wire.Pin
+	Platform platform.Platform
+	Logf     func(format string, args ...any) // progress; may be nil
+
+	// Backoff between rounds; zero means 1 s to 30 s.
+	MinBackoff, MaxBackoff time.Duration
+	// Dial replaces dial.Dial in tests.
+	Dial func(context.Context, dial.Addr) (net.Conn, error)
+}
+
+func (c *Config) logf(format string, args ...any) {
+	if c.Logf != nil {
+		c.Logf(format, args...)
+	}
+}
+
+// session is a checked Config.
+type session struct {
+	Config
+	addrs []dial.Addr
+	tls   *tls.Config
+}
+
+func newSession(c Config) (*session, error) {
+	s := &session{Config: c}
+	if len(c.Servers) == 0 {
+		return nil, code.Wrap(code.ConfigBad, errors.New("no verifier address is configured"))
+	}
+	for _, server := range c.Servers {
+		a, err := dial.Parse(server)
+		if err != nil {
+			return nil, code.Wrap(code.ConfigBad, err)
+		}
+		s.addrs = append(s.addrs, a)
+	}
+	var err error
+	if s.tls, err = wire.ClientTLS(c.Pins); err != nil {
+		return nil, code.Wrap(code.ConfigBad, err)
+	}
+	if s.Dial == nil {
+		s.Dial = dial.Dial
+	}
+	if s.MinBackoff <= 0 {
+		s.MinBackoff = time.Second
+	}
+	if s.MaxBackoff < s.MinBackoff {
+		s.MaxBackoff = max(30*time.Second, s.MinBackoff)
+	}
+	return s, nil
+}
+
+// connect opens the pinned channel; the deadline of the exchange is set on it
+// before the handshake.
+func (s *session) connect(ctx context.Context, a dial.Addr, limit time.Duration) (*tls.Conn, error) {
+	deadline := time.Now().Add(limit)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	dctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	raw, err := s.Dial(dctx, a)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", a, err)
+	}
+	raw.SetDeadline(deadline)
+	conn := tls.Client(raw, s.tls)
+	if err := conn.HandshakeContext(dctx); err != nil {
+		raw.Close()
+		err = fmt.Errorf("TLS handshake with %s: %w", a, err)
+		if errors.Is(err, wire.ErrPin) {
+			err = code.Wrap(code.PinMismatch, err)
+		}
+		return nil, err
+	}
+	return conn, nil
+}
+
+// try runs once over all servers in order, until one gives a final answer, and
+// again after a backoff, until ctx ends. final says that an error of one server
+// is the answer; every server with a foreign key is an answer too.
+func (s *session) try(ctx context.Context, attempt func(dial.Addr) error) error {
+	backoff := s.MinBackoff
+	var last error
+	for {
+		foreign, wait := 0, time.Duration(0)
+		for _, a := range s.addrs {
+			err := attempt(a)
+			if err == nil || errors.Is(err, ErrRefused) {
+				return err
+			}
+			if ctx.Err() != nil && last != nil {
+				break // the earlier error says more than "context ended"
+			}
+			last = err
+			s.logf("%v", err)
+			if errors.Is(err, wire.ErrPin) {
+				foreign++
+			}
+			if ans, ok := errors.AsType[*wire.AnswerError](err); ok && ans.Seconds > 0 {
+				wait = max(wait, time.Duration(ans.Seconds)*time.Second)
+			}
+		}
+		if foreign == len(s.addrs) {
+			return fmt.Errorf("%w: %w", ErrRefused, last)
+		}
+		// Full jitter on top of half the backoff, so that a rack of guests
+		// that lost power together does not come back together.
+		pause := max(backoff/2+rand.N(backoff/2+1), wait)
+		backoff = min(2*backoff, s.MaxBackoff)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return s.gaveUp(last, ctx.Err())
+		}
+	}
+}
+
+func (s *session) gaveUp(last, ctxErr error) error {
+	kind, c := ErrUnreachable, code.Unreachable
+	if ans, ok := errors.AsType[*wire.AnswerError](last); ok && ans.Seconds > 0 {
+		kind, c = ErrLater, code.LaunchLater
+	}
+	if last == nil {
+		last = ctxErr
+	}
+	return code.Wrap(c, fmt.Errorf("%w in the time allowed: %w", kind, last))
+}
