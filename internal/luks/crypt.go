@@ -1,0 +1,113 @@
+package luks
+
+import (
+	"crypto/aes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/xts"
+
+	"attestbox/internal/secret"
+)
+
+// Keys pass through HMAC pads and AES key schedules of the standard library,
+// which live on the collected heap and cannot be wiped from here: pads hold the
+// key masked with a constant, schedules hold it expanded. A process that must
+// leave nothing behind ends, or executes another program, after opening, on a
+// kernel with init_on_free=1.
+
+// pbkdf2 is RFC 8018 section 5.2 with HMAC-SHA-256, n bytes. The standard
+// library's takes the password as a string and copies it; this one does not.
+func pbkdf2(password *secret.Bytes, salt []byte, iterations uint64, n int) *secret.Bytes {
+	mac := hmac.New(sha256.New, password.Bytes())
+	out := secret.New(n)
+	var u, t [sha256.Size]byte
+	defer func() { clear(u[:]); clear(t[:]) }()
+	for block := uint32(1); len(out.Bytes()) > int(block-1)*sha256.Size; block++ {
+		mac.Reset()
+		mac.Write(salt)
+		mac.Write(binary.BigEndian.AppendUint32(nil, block))
+		mac.Sum(u[:0])
+		t = u
+		for i := uint64(1); i < iterations; i++ {
+			mac.Reset()
+			mac.Write(u[:])
+			mac.Sum(u[:0])
+			for j := range t {
+				t[j] ^= u[j]
+			}
+		}
+		copy(out.Bytes()[int(block-1)*sha256.Size:], t[:])
+	}
+	return out
+}
+
+// derive is the keyslot's key from the released one; the rules bounded its cost.
+func (k *kdf) derive(key *secret.Bytes, salt []byte) *secret.Bytes {
+	if k.Type == "pbkdf2" {
+		return pbkdf2(key, salt, *k.Iterations, KeyBytes)
+	}
+	return secret.Take(argon2.IDKey(key.Bytes(), salt, uint32(*k.Time), uint32(*k.Memory), uint8(*k.CPUs), KeyBytes))
+}
+
+// newXTS is AES-256-XTS over a 64-byte key.
+func newXTS(key *secret.Bytes) (*xts.Cipher, error) {
+	if key.Len() != KeyBytes {
+		return nil, fmt.Errorf("key is %d bytes, want %d", key.Len(), KeyBytes)
+	}
+	return xts.NewCipher(aes.NewCipher, key.Bytes())
+}
+
+// areaSector is the encryption sector of keyslot areas, whatever the data's.
+const areaSector = 512
+
+// diffuse is AFsplitter's H1 with SHA-256: each 32-byte block of b is replaced
+// by SHA-256(block number as 4 bytes big-endian, block).
+func diffuse(b []byte) {
+	var buf [4 + sha256.Size]byte
+	for i := 0; i < len(b); i += sha256.Size {
+		end := min(i+sha256.Size, len(b))
+		binary.BigEndian.PutUint32(buf[:], uint32(i/sha256.Size))
+		n := copy(buf[4:], b[i:end])
+		sum := sha256.Sum256(buf[:4+n])
+		copy(b[i:end], sum[:])
+		clear(sum[:])
+	}
+	clear(buf[:])
+}
+
+func xor(dst, src []byte) {
+	for i := range dst {
+		dst[i] ^= src[i]
+	}
+}
+
+// afMerge recovers a key of KeyBytes from its stripes (afSize bytes).
+func afMerge(stripes []byte) *secret.Bytes {
+	key := secret.New(KeyBytes)
+	d := key.Bytes()
+	for i := range afStripes - 1 {
+		xor(d, stripes[i*KeyBytes:(i+1)*KeyBytes])
+		diffuse(d)
+	}
+	xor(d, stripes[(afStripes-1)*KeyBytes:afSize])
+	return key
+}
+
+// afSplit fills the last stripe so that afMerge gives key; all others must
+// already hold random bytes.
+func afSplit(key *secret.Bytes, stripes []byte) {
+	acc := secret.New(KeyBytes)
+	defer acc.Zero()
+	d := acc.Bytes()
+	for i := range afStripes - 1 {
+		xor(d, stripes[i*KeyBytes:(i+1)*KeyBytes])
+		diffuse(d)
+	}
+	last := stripes[(afStripes-1)*KeyBytes : afSize]
+	copy(last, key.Bytes())
+	xor(last, d)
+}
