@@ -52,6 +52,20 @@ const (
 	LUKSWrongKey     Code = "luks-wrong-key"
 	DMUnavailable    Code = "dm-unavailable"
 	DMTable          Code = "dm-table"
+
+	// init
+	BootMedia     Code = "boot-media"
+	BootModule    Code = "boot-module"
+	BootMount     Code = "boot-mount"
+	BootNetwork   Code = "boot-network"
+	BootOverride  Code = "boot-override"
+	BootParameter Code = "boot-parameter"
+	BootProgram   Code = "boot-program"
+	BootRandom    Code = "boot-random"
+	BootRelease   Code = "boot-release"
+	BootSwitch    Code = "boot-switch"
+	BootTimeout   Code = "boot-timeout"
+	OutcomeUnsent Code = "outcome-unsent"
 )
 
 // table gives each code its one-line meaning.
@@ -103,4 +117,17 @@ var table = map[Code]string{
 	LUKSWrongKey:     "the key does not open this disk",
 	DMUnavailable:    "the kernel's device-mapper could not be used",
 	DMTable:          "the kernel's mapping is not the one that was asked for",
+
+	BootMedia:     "a disk that the image's configuration names did not appear",
+	BootModule:    "a kernel module of the image could not be loaded",
+	BootMount:     "a file system could not be mounted, or is not the one that was opened",
+	BootNetwork:   "the network could not be brought up",
+	BootOverride:  "the kernel command line says something that only the measured configuration may say",
+	BootParameter: "the kernel command line lacks a required parameter",
+	BootProgram:   "a required program could not be started or failed",
+	BootRandom:    "the kernel's random number generator did not become ready",
+	BootRelease:   "the release does not hold what this image needs",
+	BootSwitch:    "the real system could not be started",
+	BootTimeout:   "the boot took longer than the image's configuration allows",
+	OutcomeUnsent: "the verifier did not acknowledge the outcome of this boot",
 }
