@@ -53,6 +53,10 @@ const (
 	DMUnavailable    Code = "dm-unavailable"
 	DMTable          Code = "dm-table"
 
+	// launch digests
+	MeasureFirmware Code = "measure-firmware"
+	MeasureNoHashes Code = "measure-no-kernel-hashes"
+
 	// init
 	BootMedia     Code = "boot-media"
 	BootModule    Code = "boot-module"
@@ -66,6 +70,13 @@ const (
 	BootSwitch    Code = "boot-switch"
 	BootTimeout   Code = "boot-timeout"
 	OutcomeUnsent Code = "outcome-unsent"
+
+	// images
+	ImageCmdline    Code = "image-cmdline"
+	ImageDigest     Code = "image-digest"
+	ImageModule     Code = "image-module"
+	ImagePrivateKey Code = "image-private-key"
+	ImageRefused    Code = "image-refused"
 )
 
 // table gives each code its one-line meaning.
@@ -130,4 +141,13 @@ var table = map[Code]string{
 	BootSwitch:    "the real system could not be started",
 	BootTimeout:   "the boot took longer than the image's configuration allows",
 	OutcomeUnsent: "the verifier did not acknowledge the outcome of this boot",
+
+	ImageCmdline:    "the image's kernel command line is one that init or the guest's safety rules refuse",
+	ImageDigest:     "an image's files or its launch digest are not what its record says",
+	ImageModule:     "a kernel module that the image needs is missing",
+	ImagePrivateKey: "an input of the image is or holds a private key",
+	ImageRefused:    "an input has no place in an image",
+
+	MeasureFirmware: "the firmware image is malformed or has no SEV metadata, so that no launch digest exists",
+	MeasureNoHashes: "the firmware cannot hash a kernel, so that a launch digest would not cover it",
 }

@@ -1,0 +1,86 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"attestbox/initramfs/config"
+)
+
+// ErrCmdline is a command line that an image must not have.
+var ErrCmdline = errors.New("kernel command line refused")
+
+// required are the parameters that must be on the measured command line
+// (DESIGN section 10), with the reason.
+var required = map[string]string{
+	"init_on_free":             "freed memory keeps secrets",
+	"sysctl.kernel.sysrq":      "the host can send SysRq over the serial line",
+	"panic":                    "a panic has to end the machine",
+	"noresume":                 "a hibernation image would come from the host",
+	"rng_core.default_quality": "a generator that the host feeds must not count as entropy",
+}
+
+// refusedParams would undo the required ones or take the image's init away.
+// What init itself refuses (config.CheckCommandLine) is refused beside these.
+var refusedParams = map[string]string{
+	"--":                   "what follows it would not count as kernel parameters",
+	"init":                 "the configuration in the image names the real system's init",
+	"initrd":               "the initramfs is the image's own",
+	"kgdboc":               "the host could debug the kernel over the serial line",
+	"kgdbwait":             "the host could debug the kernel over the serial line",
+	"noinitrd":             "the initramfs is the image's own",
+	"rdinit":               "/init is the image's own",
+	"resume":               "a hibernation image would come from the host",
+	"resume_offset":        "a hibernation image would come from the host",
+	"sysctl.kernel.panic":  "a panic has to end the machine",
+	"sysrq_always_enabled": "the host can send SysRq over the serial line",
+}
+
+// maxCmdline is COMMAND_LINE_SIZE of x86 less the NUL.
+const maxCmdline = 2047
+
+// Cmdline adds the required parameters that appended lacks behind it, and
+// refuses a command line that contradicts them, that takes the image's init
+// away, that init would refuse at boot, or that the kernel would cut. It
+// returns the exact bytes to boot with, without newline or NUL; white space is
+// made single spaces.
+func Cmdline(appended string) (string, error) {
+	refuse := func(err error) (string, error) { return "", fmt.Errorf("%w: %w", ErrCmdline, err) }
+	if strings.ContainsFunc(appended, func(r rune) bool { return r < ' ' || r > '~' || r == '"' }) {
+		return refuse(errors.New("it holds a quotation mark, or bytes that are not printable ASCII"))
+	}
+	words := strings.Fields(appended)
+	must := slices.Concat(config.Required, config.Recommended)
+	for _, word := range words {
+		key, _, _ := strings.Cut(word, "=")
+		// As the kernel compares names; a sysctl's may be written with slashes.
+		if key = strings.ReplaceAll(strings.ToLower(key), "-", "_"); word == "--" {
+			key = word
+		} else if strings.HasPrefix(key, "sysctl") {
+			key = strings.ReplaceAll(key, "/", ".")
+		}
+		if why, bad := refusedParams[key]; bad {
+			return refuse(fmt.Errorf("%q: %s", word, why))
+		}
+		for _, r := range must {
+			if name, _, _ := strings.Cut(r, "="); name == key && word != r {
+				return refuse(fmt.Errorf("%q contradicts the required %q: %s", word, r, required[key]))
+			}
+		}
+	}
+	for _, r := range must {
+		if !slices.Contains(words, r) {
+			words = append(words, r)
+		}
+	}
+	line := strings.Join(words, " ")
+	if len(line) > maxCmdline {
+		return refuse(fmt.Errorf("it has %d bytes, the kernel takes %d", len(line), maxCmdline))
+	}
+	if _, err := config.CheckCommandLine(line); err != nil {
+		return refuse(err)
+	}
+	return line, nil
+}

@@ -1,0 +1,85 @@
+package disk
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// entry is one inode of the image by path ("/" for the root).
+type entry struct {
+	path     string
+	mode     fs.FileMode
+	uid, gid int
+	mtime    time.Time
+	device   string  // for debugfs's mknod: "c 1 3", "p"; empty if staged as a file
+	xattrs   []xattr // only what is not on the staged file
+}
+
+type xattr struct{ name, file string }
+
+// source is a folder for mke2fs -d and what debugfs has to set afterwards.
+type source struct {
+	dir     string
+	entries []entry // parents before children; a hard link only once
+	close   func()
+}
+
+// openSource takes a folder as it is and unpacks a tarball.
+func openSource(from, temp string) (*source, error) {
+	st, err := os.Stat(from)
+	if err != nil {
+		return nil, fmt.Errorf("reading source: %w", err)
+	}
+	if !st.IsDir() {
+		return openTar(from, temp)
+	}
+	s := &source{dir: from, close: func() {}}
+	// A user's own files have the user's owner; in the image they are root's.
+	keep := os.Geteuid() == 0
+	type inode struct{ dev, ino uint64 }
+	seen := map[inode]bool{}
+	err = filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if p == from { // may be a symbolic link to the folder
+			fi = st
+		}
+		sys := fi.Sys().(*syscall.Stat_t)
+		if fi.Mode()&fs.ModeSocket != 0 {
+			return nil // mke2fs leaves sockets out
+		}
+		if !fi.IsDir() && sys.Nlink > 1 {
+			i := inode{uint64(sys.Dev), sys.Ino}
+			if seen[i] {
+				return nil
+			}
+			seen[i] = true
+		}
+		rel, err := filepath.Rel(from, p)
+		if err != nil {
+			return err
+		}
+		e := entry{path: filepath.Join("/", rel), mode: fi.Mode(), mtime: fi.ModTime().Truncate(time.Second)}
+		if keep {
+			e.uid, e.gid = int(sys.Uid), int(sys.Gid)
+		}
+		s.entries = append(s.entries, e)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading source: %w", err)
+	}
+	if len(s.entries) == 1 {
+		return nil, fmt.Errorf("%w: %q %w", ErrSource, from, errEmpty)
+	}
+	return s, nil
+}

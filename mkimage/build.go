@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"attestbox/internal/applet"
+	"attestbox/internal/code"
+	"attestbox/internal/image"
+)
+
+const buildExample = "mkimage build -kernel /boot/vmlinuz-6.12.0-amd64 -modules-dir /lib/modules/6.12.0-amd64 " +
+	"-guest bin/attestbox-guest -config init.json -out image"
+
+// nameList is a flag of comma-separated names that may be given several times.
+type nameList struct{ to *[]string }
+
+func (l nameList) String() string { return "" }
+func (l nameList) Set(v string) error {
+	for n := range strings.SplitSeq(v, ",") {
+		if n = strings.TrimSpace(n); n == "" {
+			return errors.New("an empty name in the list")
+		} else {
+			*l.to = append(*l.to, n)
+		}
+	}
+	return nil
+}
+
+func runBuild(_ context.Context, env *applet.Env, args []string) error {
+	start := time.Now()
+	fs := env.Flags("[-manifest FILE] [flags] -out DIR", buildExample)
+	var set image.Manifest
+	var files applet.Strings
+	manifest := fs.String("manifest", "", "read the parts from this JSON `FILE`; flags override its fields, lists replace them")
+	out := fs.String("out", "", "`DIR` that gets initrd, vmlinuz, cmdline and image.json")
+	fs.StringVar(&set.Kernel, "kernel", "", "kernel (bzImage)")
+	fs.StringVar(&set.ModulesDir, "modules-dir", "", "the kernel's `DIR` /lib/modules/RELEASE; depmod is not needed")
+	fs.Var(nameList{&set.Modules}, "module", "`NAMES` of modules, with commas; \"default\" stands for the default set (default: that set)")
+	fs.StringVar(&set.Guest, "guest", "", "static guest binary, bin/attestbox-guest")
+	fs.Var(nameList{&set.Applets}, "applets", "`NAMES` of the guest's applets that get a symlink (default "+strings.Join(image.DefaultApplets, ",")+")")
+	fs.StringVar(&set.Config, "config", "", "configuration of init, `FILE` init.json")
+	fs.Var((*applet.Strings)(&set.Certificates), "cert", "certificate `FILE` for /etc/attestbox/certs; may be repeated")
+	fs.Var(&files, "file", "a further file or folder, `DST=SRC[:MODE]`; may be repeated")
+	fs.StringVar(&set.Append, "append", "", "kernel command line; the required parameters are added to it")
+	fs.StringVar(&set.Compress, "compress", "", "zstd, gzip or none (default zstd)")
+	fs.StringVar(&set.SimDevice, "sim-device", "", "make a simulator image with this snp-sim-device `BINARY`")
+	fs.BoolVar(&set.Debug, "debug", false, "add a shell on the console: the image must never be trusted")
+	fs.StringVar(&set.Busybox, "busybox", "", "static busybox `FILE` for -debug")
+	fs.StringVar(&set.Firmware, "ovmf", "", "firmware `FILE` of the launch digest (default: synthetic, for the simulator)")
+	fs.IntVar(&set.VCPUs, "vcpus", 0, "virtual CPUs of the launch digest (default 1)")
+	fs.StringVar(&set.VCPUType, "vcpu-type", "", "QEMU CPU model of the launch digest (default by -product, else EPYC-v4)")
+	fs.StringVar(&set.Product, "product", "", "Milan, Genoa, Bergamo, Siena or Turin: chooses -vcpu-type")
+	fs.Uint64Var(&set.GuestFeatures, "guest-features", 0, "SEV_FEATURES of the launch digest (default 0x1)")
+	fs.StringVar(&set.VMM, "vmm", "", "VMM of the launch digest: qemu, ec2, gce (default qemu)")
+	verbose := fs.Bool("v", false, "show each step")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fs.Usage("unexpected argument %q", fs.Arg(0))
+	}
+	if *out == "" {
+		return fs.Usage("-out is missing")
+	}
+	for _, f := range files {
+		pf, err := image.ParseFile(f)
+		if err != nil {
+			return fs.Usage("-file: %v", err)
+		}
+		set.Files = append(set.Files, pf)
+	}
+	m, err := readManifest(*manifest, &set)
+	if err != nil {
+		return err
+	}
+	if err := m.Check(); err != nil {
+		return fs.Usage("%v", err)
+	}
+	opt, err := buildOptions(env, *verbose)
+	if err != nil {
+		return err
+	}
+	if m.Debug {
+		fmt.Fprint(env.Stderr, debugWarning)
+	}
+	img, err := image.Build(m, opt)
+	if err != nil {
+		return classify(err)
+	}
+	if err := image.WriteDir(*out, img); err != nil {
+		return err
+	}
+	summary(env, *out, img.Record, time.Since(start))
+	return nil
+}
+
+const debugWarning = `
+  *** DEBUG IMAGE ***********************************************************
+  ***  It gives a root shell to whoever has the console: the host.        ***
+  ***  Never trust its measurement, never register it with a real secret. ***
+  ***************************************************************************
+
+`
+
+// readManifest reads the file, if any, and lays the flags over it.
+func readManifest(name string, set *image.Manifest) (*image.Manifest, error) {
+	if name == "" {
+		return set, nil
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("reading manifest: %w", err)
+	}
+	m, err := image.ParseManifest(data, filepath.Dir(name))
+	if err != nil {
+		return nil, applet.Fail(code.ConfigBad, fmt.Errorf("manifest %q: %w", name, err))
+	}
+	m.Override(set)
+	return m, nil
+}
+
+func buildOptions(env *applet.Env, verbose bool) (image.Options, error) {
+	var opt image.Options
+	if s := env.Getenv("SOURCE_DATE_EPOCH"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 32)
+		if err != nil {
+			return opt, applet.Usage("SOURCE_DATE_EPOCH %q is not a time in seconds", s)
+		}
+		opt.SourceDateEpoch = uint32(n)
+	}
+	if verbose || isTerminal(env) {
+		opt.Progress = func(step string) { fmt.Fprintf(env.Stderr, "%s: %s\n", env.Name, step) }
+	}
+	return opt, nil
+}
+
+func isTerminal(env *applet.Env) bool {
+	f, ok := env.Stderr.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// classify gives exit codes and hints to what the user can act on.
+func classify(err error) error {
+	switch {
+	case errors.Is(err, image.ErrPrivateKey):
+		return applet.WithHint(applet.Refused(code.ImagePrivateKey, err), "an image is public to the host: let the verifier release the key, or leave it out")
+	case errors.Is(err, image.ErrRefused):
+		return applet.Refused(code.ImageRefused, err)
+	case errors.Is(err, image.ErrCmdline):
+		return applet.Refused(code.ImageCmdline, err)
+	case errors.Is(err, image.ErrNoModule):
+		return applet.WithHint(applet.Fail(code.ImageModule, err), "is -modules-dir the whole folder of this kernel, with its modules.builtin?")
+	}
+	return err
+}
+
+func summary(env *applet.Env, out string, r *image.Record, took time.Duration) {
+	p := func(format string, a ...any) { fmt.Fprintf(env.Stderr, format+"\n", a...) }
+	p("initrd    %9d bytes  sha256 %s  (%s, %d entries, %d modules)", r.Outputs.Initrd.Size, r.Outputs.Initrd.SHA256, r.Compress, len(r.Files), len(r.Modules))
+	p("vmlinuz   %9d bytes  sha256 %s  (%s)", r.Outputs.Kernel.Size, r.Outputs.Kernel.SHA256, r.KernelRelease)
+	p("cmdline   %9d bytes  %s", r.Outputs.Cmdline.Size, r.Cmdline)
+	m := r.Measurement
+	firmware := "firmware " + m.Firmware.SHA256[:16]
+	if m.Synthetic {
+		firmware = "synthetic firmware, for the simulator only"
+	}
+	p("digest for %d vCPU %s, %s", m.VCPUs, m.VCPUType, firmware)
+	if !m.Complete {
+		p("INCOMPLETE digest: %s", m.Why)
+	}
+	for _, n := range r.Notes {
+		p("note: %s", n)
+	}
+	if r.Debug {
+		p("DEBUG IMAGE: never to be trusted")
+	}
+	p("wrote %s in %d ms", out, took.Milliseconds())
+	fmt.Fprintln(env.Stdout, m.LaunchDigest)
+}
