@@ -23,7 +23,7 @@ var (
 	// Kernels differ in these: some have them built in without saying so, under
 	// another name, or not at all.
 	defaultOptional = []string{"ecb", "aes_generic", "aesni-intel", "ext4", "virtio_net",
-		"vsock", "vmw_vsock_virtio_transport", "configfs", "tsm", "tsm_report", "sev-guest"}
+		"vsock", "vmw_vsock_virtio_transport", "tsm", "tsm_report", "sev-guest"}
 	// simModules carry the simulated secure processor; cuse brings fuse where
 	// that is a module.
 	simModules = []string{"virtio_pci", "virtio_console", "cuse"}

@@ -37,6 +37,9 @@ func openSource(from, temp string) (*source, error) {
 	if !st.IsDir() {
 		return openTar(from, temp)
 	}
+	if from, err = filepath.EvalSymlinks(from); err != nil { // WalkDir does not follow
+		return nil, fmt.Errorf("reading source: %w", err)
+	}
 	s := &source{dir: from, close: func() {}}
 	// A user's own files have the user's owner; in the image they are root's.
 	keep := os.Geteuid() == 0
@@ -49,9 +52,6 @@ func openSource(from, temp string) (*source, error) {
 		fi, err := d.Info()
 		if err != nil {
 			return err
-		}
-		if p == from { // may be a symbolic link to the folder
-			fi = st
 		}
 		sys := fi.Sys().(*syscall.Stat_t)
 		if fi.Mode()&fs.ModeSocket != 0 {
