@@ -77,6 +77,38 @@ const (
 	ImageModule     Code = "image-module"
 	ImagePrivateKey Code = "image-private-key"
 	ImageRefused    Code = "image-refused"
+
+	// appraisal of SNP evidence, seen on the verifier's side only
+	AppraisalPolicy     Code = "appraisal-policy"
+	ChipNotAllowed      Code = "chip-not-allowed"
+	CRLBad              Code = "crl-bad"
+	GuestDebug          Code = "guest-debug"
+	GuestIDBlock        Code = "guest-id-block"
+	GuestMigratable     Code = "guest-migratable"
+	GuestPolicy         Code = "guest-policy"
+	GuestVMPL           Code = "guest-vmpl"
+	HostDataMismatch    Code = "host-data-mismatch"
+	MeasurementUnknown  Code = "measurement-unknown"
+	PlatformAliasCheck  Code = "platform-alias-check"
+	PlatformInfo        Code = "platform-info"
+	PlatformMitigations Code = "platform-mitigations"
+	ProductNotAllowed   Code = "product-not-allowed"
+	ReportDataMismatch  Code = "report-data-mismatch"
+	ReportMalformed     Code = "report-malformed"
+	ReportMasked        Code = "report-masked"
+	ReportProduct       Code = "report-product"
+	ReportSignature     Code = "report-signature"
+	ReportVersion       Code = "report-version"
+	TCBFloor            Code = "tcb-floor"
+	VEKChain            Code = "vek-chain"
+	VEKChip             Code = "vek-chip"
+	VEKCSP              Code = "vek-csp"
+	VEKExtension        Code = "vek-extension"
+	VEKKind             Code = "vek-kind"
+	VEKRevoked          Code = "vek-revoked"
+	VEKRoot             Code = "vek-root"
+	VEKTCB              Code = "vek-tcb"
+	VEKValidity         Code = "vek-validity"
 )
 
 // table gives each code its one-line meaning.
@@ -150,4 +182,35 @@ var table = map[Code]string{
 
 	MeasureFirmware: "the firmware image is malformed or has no SEV metadata, so that no launch digest exists",
 	MeasureNoHashes: "the firmware cannot hash a kernel, so that a launch digest would not cover it",
+
+	AppraisalPolicy:     "the appraisal policy is malformed, contradicts itself or lacks what it must say",
+	ChipNotAllowed:      "the report comes from a chip that policy does not list",
+	CRLBad:              "the revocation list is missing, stale, malformed or not signed by the root",
+	GuestDebug:          "the guest was launched with debugging allowed",
+	GuestIDBlock:        "FAMILY_ID, IMAGE_ID, GUEST_SVN or a key digest of the ID block is not what policy names",
+	GuestMigratable:     "the guest was launched with a migration agent allowed",
+	GuestPolicy:         "the guest policy of the launch is not the one that policy asks for",
+	GuestVMPL:           "the report was asked for from a privilege level that policy does not accept",
+	HostDataMismatch:    "HOST_DATA is not the instance ID that was claimed",
+	MeasurementUnknown:  "the launch digest is not one that policy trusts",
+	PlatformAliasCheck:  "the platform did not complete its check for memory aliases",
+	PlatformInfo:        "PLATFORM_INFO has unknown bits, or bits that policy does not accept",
+	PlatformMitigations: "mitigations that policy asks for were not active",
+	ProductNotAllowed:   "the report comes from a product that policy does not list",
+	ReportDataMismatch:  "REPORT_DATA is not the hash of this exchange",
+	ReportMalformed:     "the report has another length or form than AMD defines",
+	ReportMasked:        "the host masks the chip ID, so that the report proves nothing",
+	ReportProduct:       "the product that the report names is unknown or not the one asked for",
+	ReportSignature:     "the signature of the report is wrong",
+	ReportVersion:       "the version of the report is not accepted",
+	TCBFloor:            "firmware or microcode of the platform is older than policy asks for",
+	VEKChain:            "the certificates of the signing key do not form a valid chain",
+	VEKChip:             "the certificate belongs to another chip than the report",
+	VEKCSP:              "the VLEK belongs to a provider that policy does not name",
+	VEKExtension:        "the certificate of the signing key lacks or garbles one of AMD's extensions",
+	VEKKind:             "the report was signed with another kind of key than accepted",
+	VEKRevoked:          "a certificate of the chain is revoked",
+	VEKRoot:             "the chain does not end in a trusted root of the product",
+	VEKTCB:              "the certificate belongs to another TCB than the report",
+	VEKValidity:         "a certificate of the chain is not valid at this time",
 }
