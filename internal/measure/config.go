@@ -47,6 +47,10 @@ type Result struct {
 	Hashes *Hashes  // what the kernel-hashes page holds; nil without a kernel
 	Table  uint64   // GPA of the table of hashes; 0 without a kernel
 
+	// What entered the VMSAs. VCPUSig is 0 where the profile fixes RDX.
+	VCPUSig       uint32
+	GuestFeatures uint64
+
 	// Complete: kernel, initramfs and command line are all covered by a
 	// kernel-hashes page. If not, Why says what is missing, and no claim may be
 	// made of the digest.

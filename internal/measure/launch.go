@@ -55,7 +55,7 @@ func SNP(cfg Config) (*Result, error) {
 	c.vmsas("boot processor", (*[PageSize]byte)(p.real(bspEIP, sig, features)), 1)
 	c.vmsas("other processors", (*[PageSize]byte)(p.real(img.ResetEIP, sig, features)), cfg.VCPUs-1)
 
-	r := &Result{Digest: c.ld, Steps: c.steps, Hashes: hashes}
+	r := &Result{Digest: c.ld, Steps: c.steps, Hashes: hashes, VCPUSig: sig, GuestFeatures: features}
 	if withKernel {
 		r.Table = uint64(img.HashTableGPA)
 	}
@@ -109,7 +109,7 @@ func SVSM(cfg Config) (*Result, error) {
 	// The reference tool's vectors have SNPActive alone here, whatever the
 	// caller asks for the guest.
 	c.vmsas("processors", (*[PageSize]byte)(p.protected(eip, sig, featureSNP)), cfg.VCPUs)
-	return &Result{Digest: c.ld, Steps: c.steps, Why: whySVSM}, nil
+	return &Result{Digest: c.ld, Steps: c.steps, Why: whySVSM, VCPUSig: sig, GuestFeatures: featureSNP}, nil
 }
 
 // FirmwareChain is the digest after the pages of an SNP launch's firmware, to

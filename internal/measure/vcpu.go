@@ -67,7 +67,10 @@ func (cfg *Config) vcpu(p profile) (sig uint32, err error) {
 		}
 		sig = named
 	}
-	if sig == 0 && !p.fixedRDX {
+	if p.fixedRDX {
+		return 0, nil
+	}
+	if sig == 0 {
 		return 0, fmt.Errorf("%w: neither vCPU type nor signature given", ErrVCPU)
 	}
 	return sig, nil
