@@ -148,10 +148,8 @@ func (s *source) script(epoch time.Time) ([]byte, error) {
 			t = epoch.Unix()
 		}
 		set := func(field, value string) { fmt.Fprintf(&b, "sif %s %s %s\n", p, field, value) }
-		set("uid", strconv.Itoa(e.uid&0xffff))
-		set("uid_high", strconv.Itoa(e.uid>>16))
-		set("gid", strconv.Itoa(e.gid&0xffff))
-		set("gid_high", strconv.Itoa(e.gid>>16))
+		set("uid", strconv.Itoa(e.uid))
+		set("gid", strconv.Itoa(e.gid))
 		set("mode", "0"+strconv.FormatUint(uint64(unixMode(e.mode)), 8))
 		for _, field := range []string{"atime", "ctime", "mtime", "crtime"} {
 			set(field, "@"+strconv.FormatInt(t, 10))
