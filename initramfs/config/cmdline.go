@@ -169,9 +169,9 @@ func unquote(w string) (string, error) {
 	name, value, isPair := strings.Cut(w, "=")
 	switch {
 	case strings.Count(w, `"`) != 2 || !strings.HasSuffix(w, `"`):
-	case w[0] == '"':
+	case w[0] == '"' && len(w) >= 2:
 		return w[1 : len(w)-1], nil
-	case isPair && value[0] == '"':
+	case isPair && strings.HasPrefix(value, `"`) && len(value) >= 2:
 		return name + "=" + value[1:len(value)-1], nil
 	}
 	return "", fmt.Errorf("%.80q has quotes inside", w)
