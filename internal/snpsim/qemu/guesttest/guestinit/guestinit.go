@@ -1,0 +1,47 @@
+// Package guestinit is the guest's half of guesttest: what a test's init does
+// before its own work.
+package guestinit
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Prepare mounts /proc, /sys and /dev and loads the modules in /modules, in the
+// order of their names. It says on the console what failed.
+func Prepare() {
+	for _, fs := range [][2]string{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
+		if err := unix.Mount(fs[0], fs[1], fs[0], 0, ""); err != nil {
+			fmt.Println("mounting", fs[1], err)
+		}
+	}
+	names, _ := filepath.Glob("/modules/*")
+	for _, n := range names {
+		if err := load(n); err != nil {
+			fmt.Println("loading", n, err)
+		}
+	}
+}
+
+func load(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	flags := 0
+	if strings.HasSuffix(name, ".xz") {
+		flags = unix.MODULE_INIT_COMPRESSED_FILE
+	}
+	return unix.FinitModule(int(f.Fd()), "", flags)
+}
+
+// PowerOff ends the machine.
+func PowerOff() {
+	unix.Sync()
+	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
