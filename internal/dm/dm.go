@@ -1,0 +1,247 @@
+// Package dm makes dm-crypt mappings from opened LUKS2 volumes and compares
+// what the kernel then has with what was asked for.
+//
+// It follows the kernel's Documentation/admin-guide/device-mapper/dm-crypt.rst
+// and include/uapi/linux/dm-ioctl.h (version 4), and names mappings as
+// cryptsetup does (dm UUID CRYPT-LUKS2-<uuid>-<name>).
+//
+// devmapper.go does create, load, resume, remove and status. It cannot read a
+// table back, so that ioctl is here. Its crypt table would put a raw key into
+// the table as hex; it gets a key description instead, and the key itself goes
+// through the calling thread's keyring as a logon key, which user space cannot
+// read back, and is revoked as soon as dm-crypt has it.
+//
+// It does not check that the data is authentic: bare XTS has no integrity.
+package dm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	devmapper "github.com/anatol/devmapper.go"
+	"golang.org/x/sys/unix"
+
+	"attestbox/internal/code"
+	"attestbox/internal/luks"
+)
+
+const sector = 512
+
+// Mapping is an active mapping that was compared with what was asked for.
+type Mapping struct {
+	Name string // of the mapping
+	Node string // /dev/mapper/Name
+	Dev  uint64 // device number of the mapping
+
+	want table
+}
+
+// table is what the kernel must report of a mapping.
+type table struct {
+	uuid    string
+	sectors uint64 // of 512 bytes
+	params  string
+}
+
+// ValidName accepts 1 to 64 characters of a-z, A-Z, 0-9 and "._+-", beginning
+// with a letter or digit, and not device-mapper's own "control".
+func ValidName(name string) bool {
+	if len(name) == 0 || len(name) > 64 || name == "control" {
+		return false
+	}
+	for i := range len(name) {
+		c := name[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || i > 0 && strings.IndexByte("._+-", c) >= 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// describe is the key's name in the keyring; logon keys need a prefix.
+func describe(uuid string) string { return "attestbox:" + uuid }
+
+// tableOf is the table for a volume on the device major:minor of size bytes.
+func tableOf(name string, v *luks.Volume, major, minor uint32, size int64) (table, error) {
+	if !luks.ValidUUID(v.UUID) || v.Cipher != luks.Cipher || v.VolumeKey.Len() != luks.KeyBytes ||
+		(v.SectorSize != 512 && v.SectorSize != 4096) || v.Offset <= 0 || v.Offset%int64(v.SectorSize) != 0 {
+		return table{}, errors.New("volume is incomplete")
+	}
+	// The device may end in the middle of an encryption sector.
+	data := (size - v.Offset) / int64(v.SectorSize) * int64(v.SectorSize)
+	if data <= 0 {
+		return table{}, code.Wrap(code.LUKSTruncated, fmt.Errorf("the device is %d bytes, its data begins at %d", size, v.Offset))
+	}
+	params := fmt.Sprintf("%s :%d:logon:%s 0 %d:%d %d", v.Cipher, luks.KeyBytes, describe(v.UUID), major, minor, v.Offset/sector)
+	if v.SectorSize != sector {
+		params += fmt.Sprintf(" 1 sector_size:%d", v.SectorSize)
+	}
+	return table{
+		uuid:    "CRYPT-LUKS2-" + strings.ReplaceAll(v.UUID, "-", "") + "-" + name,
+		sectors: uint64(data / sector),
+		params:  params,
+	}, nil
+}
+
+// OpenCrypt maps a volume that lies on the block device f (open for reading;
+// not with O_EXCL, which would keep device-mapper out) as /dev/mapper/name.
+// The caller wipes the volume and may close f.
+//
+// Errors: dm-unavailable if the kernel's device-mapper cannot be used;
+// luks-truncated if the device ends before its data; dm-table if the kernel
+// reports another mapping than was asked for, which is then removed.
+func OpenCrypt(name string, f *os.File, v *luks.Volume) (_ *Mapping, err error) {
+	if !ValidName(name) {
+		return nil, fmt.Errorf("mapping name %q is not 1 to 64 of a-z, A-Z, 0-9, . _ + -", name)
+	}
+	major, minor, size, err := blockDevice(f)
+	if err != nil {
+		return nil, err
+	}
+	want, err := tableOf(name, v, major, minor, size)
+	if err != nil {
+		return nil, fmt.Errorf("mapping %q: %w", f.Name(), err)
+	}
+	if err := load(name, want, v, fmt.Sprintf("%d:%d", major, minor)); err != nil {
+		return nil, fmt.Errorf("mapping %q as %q: %w", f.Name(), name, err)
+	}
+	m := &Mapping{Name: name, Node: filepath.Join("/dev/mapper", name), want: want}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Remove())
+		}
+	}()
+	if err := m.Check(); err != nil {
+		return nil, err
+	}
+	if err := m.makeNode(); err != nil {
+		return nil, fmt.Errorf("mapping %q as %q: %w", f.Name(), name, err)
+	}
+	return m, nil
+}
+
+// load creates the device and gives it its table, with the key in the
+// keyring of this thread for just that time.
+func load(name string, t table, v *luks.Volume, device string) error {
+	// Key lookups of the kernel are made for the thread that calls it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	id, err := unix.AddKey("logon", describe(v.UUID), v.VolumeKey.Bytes(), unix.KEY_SPEC_THREAD_KEYRING)
+	if err != nil {
+		return code.Wrap(code.DMUnavailable, fmt.Errorf("adding the volume key to the kernel's keyring: %w", err))
+	}
+	defer func() {
+		// Revoking frees the payload; both fail only for a key that is gone.
+		unix.KeyctlInt(unix.KEYCTL_REVOKE, id, 0, 0, 0)
+		unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_THREAD_KEYRING, 0, 0)
+	}()
+	ct := devmapper.CryptTable{
+		Length:        t.sectors * sector,
+		BackendDevice: device,
+		BackendOffset: uint64(v.Offset),
+		Encryption:    v.Cipher,
+		KeyID:         fmt.Sprintf(":%d:logon:%s", luks.KeyBytes, describe(v.UUID)),
+		SectorSize:    uint64(v.SectorSize),
+	}
+	if err := devmapper.Create(name, t.uuid); err != nil {
+		if errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("a mapping of that name or UUID exists: %w", err)
+		}
+		return code.Wrap(code.DMUnavailable, err)
+	}
+	if err := devmapper.Load(name, 0, ct); err != nil {
+		return code.Wrap(code.DMUnavailable, errors.Join(err, devmapper.Remove(name)))
+	}
+	if err := devmapper.Resume(name); err != nil {
+		return code.Wrap(code.DMUnavailable, errors.Join(err, devmapper.Remove(name)))
+	}
+	return nil
+}
+
+// Check compares the kernel's mapping with what was asked for: name, dm UUID,
+// one live crypt table, writable, not suspended, no second table waiting, and
+// in the table cipher, key description, backing device, offset, length and
+// sector size. It may be repeated, after mounting say.
+func (m *Mapping) Check() error {
+	info, err := devmapper.InfoByName(m.Name)
+	if err != nil {
+		return code.Wrap(code.DMTable, fmt.Errorf("reading status of mapping %q: %w", m.Name, err))
+	}
+	const state = unix.DM_READONLY_FLAG | unix.DM_SUSPEND_FLAG | unix.DM_ACTIVE_PRESENT_FLAG | unix.DM_INACTIVE_PRESENT_FLAG | unix.DM_INTERNAL_SUSPEND_FLAG | unix.DM_DEFERRED_REMOVE
+	bad := func(what string, found, want any) error {
+		return code.Wrap(code.DMTable, fmt.Errorf("mapping %q: %s is %v, want %v", m.Name, what, found, want))
+	}
+	switch {
+	case info.Name != m.Name:
+		return bad("name", info.Name, m.Name)
+	case info.UUID != m.want.uuid:
+		return bad("UUID", info.UUID, m.want.uuid)
+	case info.Flags&state != unix.DM_ACTIVE_PRESENT_FLAG:
+		return bad("state", fmt.Sprintf("%#x", info.Flags&state), fmt.Sprintf("%#x", unix.DM_ACTIVE_PRESENT_FLAG))
+	case m.Dev != 0 && info.DevNo != m.Dev:
+		return bad("device", info.DevNo, m.Dev)
+	}
+	targets, err := readTable(m.Name)
+	if err != nil {
+		return code.Wrap(code.DMTable, fmt.Errorf("reading table of mapping %q: %w", m.Name, err))
+	}
+	want := target{0, m.want.sectors, "crypt", m.want.params}
+	if len(targets) != 1 || targets[0] != want {
+		return bad("table", targets, want)
+	}
+	m.Dev = info.DevNo
+	return nil
+}
+
+// makeNode gives the mapping its name in /dev/mapper, as udev would.
+func (m *Mapping) makeNode() error {
+	dm := fmt.Sprintf("dm-%d", unix.Minor(m.Dev))
+	if _, err := os.Stat("/dev/" + dm); err == nil {
+		err = os.Symlink("../"+dm, m.Node)
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("naming the mapping: %w", err)
+		}
+	} else if err := unix.Mknod(m.Node, unix.S_IFBLK|0o600, int(m.Dev)); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("making node %q: %w", m.Node, err)
+	}
+	// Whoever made it, it must be this mapping.
+	var st unix.Stat_t
+	if err := unix.Stat(m.Node, &st); err != nil {
+		return fmt.Errorf("checking node %q: %w", m.Node, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != m.Dev {
+		return code.Wrap(code.DMTable, fmt.Errorf("node %q is not the mapping", m.Node))
+	}
+	return nil
+}
+
+// Remove takes the mapping down; it fails while something uses it.
+func (m *Mapping) Remove() error {
+	if err := devmapper.Remove(m.Name); err != nil {
+		return fmt.Errorf("removing mapping %q: %w", m.Name, err)
+	}
+	if fi, err := os.Lstat(m.Node); err == nil && (fi.Mode()&os.ModeSymlink != 0 || fi.Mode()&os.ModeDevice != 0) {
+		os.Remove(m.Node)
+	}
+	return nil
+}
+
+// blockDevice says which device f is and its size in bytes.
+func blockDevice(f *os.File) (major, minor uint32, size int64, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0, 0, 0, fmt.Errorf("looking at %q: %w", f.Name(), err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return 0, 0, 0, fmt.Errorf("%q is no block device", f.Name())
+	}
+	if size, err = f.Seek(0, io.SeekEnd); err != nil {
+		return 0, 0, 0, fmt.Errorf("reading size of %q: %w", f.Name(), err)
+	}
+	return unix.Major(st.Rdev), unix.Minor(st.Rdev), size, nil
+}
