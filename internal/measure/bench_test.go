@@ -1,0 +1,56 @@
+package measure
+
+import "testing"
+
+// big is a launch of realistic size: 4 MiB firmware, 11 MB kernel, 50 MB
+// initramfs.
+func big(b *testing.B) Config {
+	b.Helper()
+	fw := make([]byte, 4<<20)
+	tail := SyntheticFirmware()
+	copy(fw[len(fw)-len(tail):], tail)
+	cfg := demo()
+	cfg.Firmware, cfg.Kernel, cfg.Initrd = fw, make([]byte, 11_000_000), make([]byte, 50_000_000)
+	return cfg
+}
+
+func BenchmarkDigest(b *testing.B) {
+	cfg := big(b)
+	b.SetBytes(int64(len(cfg.Firmware) + len(cfg.Kernel) + len(cfg.Initrd)))
+	for b.Loop() {
+		if _, err := SNP(cfg); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkFirmwareChain(b *testing.B) {
+	cfg := big(b)
+	b.SetBytes(int64(len(cfg.Firmware)))
+	for b.Loop() {
+		if _, err := FirmwareChain(cfg.Firmware); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkAppendOnly is a new digest when nothing but the command line
+// changed.
+func BenchmarkAppendOnly(b *testing.B) {
+	cfg := big(b)
+	first, err := SNP(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	chain, err := FirmwareChain(cfg.Firmware)
+	if err != nil {
+		b.Fatal(err)
+	}
+	cfg.FirmwareChain, cfg.KernelHash, cfg.InitrdHash = &chain, &first.Hashes.Kernel, &first.Hashes.Initrd
+	cfg.Kernel, cfg.Initrd = nil, nil
+	for b.Loop() {
+		if _, err := SNP(cfg); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
