@@ -109,6 +109,23 @@ const (
 	VEKRoot             Code = "vek-root"
 	VEKTCB              Code = "vek-tcb"
 	VEKValidity         Code = "vek-validity"
+
+	// the verifier, in its log and on its command line
+	BackupMalformed        Code = "backup-malformed"
+	BackupRecipient        Code = "backup-recipient"
+	BootOutcome            Code = "boot-outcome"
+	BootQuarantined        Code = "boot-quarantined"
+	BootSpent              Code = "boot-spent"
+	BootTooOften           Code = "boot-too-often"
+	CollateralMissing      Code = "collateral-missing"
+	InstanceDecommissioned Code = "instance-decommissioned"
+	InstanceExists         Code = "instance-exists"
+	InstanceUnknown        Code = "instance-unknown"
+	MeasurementIncomplete  Code = "measurement-incomplete"
+	PlatformRefused        Code = "platform-refused"
+	SealKey                Code = "seal-key"
+	StateLocked            Code = "state-locked"
+	VerifierBusy           Code = "verifier-busy"
 )
 
 // table gives each code its one-line meaning.
@@ -213,4 +230,20 @@ var table = map[Code]string{
 	VEKRoot:             "the chain does not end in a trusted root of the product",
 	VEKTCB:              "the certificate belongs to another TCB than the report",
 	VEKValidity:         "a certificate of the chain is not valid at this time",
+
+	BackupMalformed:        "the backup was changed, cut or is not one",
+	BackupRecipient:        "the backup was made for another recipient key",
+	BootOutcome:            "an outcome does not belong to the instance's current boot",
+	BootQuarantined:        "another boot of the instance is pending or alive, and the instance is set to quarantine",
+	BootSpent:              "this boot was already released its secrets and is over, or another boot took over",
+	BootTooOften:           "this boot asked for its release more often than allowed",
+	CollateralMissing:      "no certificate is at hand for the key that signed the report",
+	InstanceDecommissioned: "the instance is decommissioned, and its ID is refused for good",
+	InstanceExists:         "an instance with this ID exists already",
+	InstanceUnknown:        "no instance with this ID is registered",
+	MeasurementIncomplete:  "nothing shows that the launch digest covers kernel, initramfs and command line",
+	PlatformRefused:        "evidence of this platform is not accepted",
+	SealKey:                "the seal key does not open the verifier's state, or must not lie where it does",
+	StateLocked:            "another process works on the verifier's state",
+	VerifierBusy:           "the verifier has too much to do, or this instance asks too often",
 }
