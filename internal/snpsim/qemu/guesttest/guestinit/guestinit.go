@@ -43,5 +43,7 @@ func load(name string) error {
 // PowerOff ends the machine.
 func PowerOff() {
 	unix.Sync()
+	// The kernel's last words must not cut into ours (tcdrain).
+	_ = unix.IoctlSetInt(1, unix.TCSBRK, 1)
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }

@@ -1,0 +1,174 @@
+package snpsim
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/sha512"
+	"crypto/x509"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"attestbox/internal/applet"
+	"attestbox/internal/measure"
+	"attestbox/internal/snp"
+	"attestbox/internal/snpsim/qemu/guesttest"
+	"attestbox/internal/snpsim/snpsimtest"
+)
+
+const hostData = "1111111111111111111111111111111111111111111111111111111111111111"
+
+// image is a kernel, an initramfs and a chip in a folder.
+type image struct {
+	dir, kernel, initrd, chip string
+	vcek                      *x509.Certificate
+}
+
+func newImage(t *testing.T, modules ...string) *image {
+	t.Helper()
+	kernel := guesttest.Kernel(t)
+	files := guesttest.Modules(t, append(append([]string{}, guesttest.Virtio...), append(modules, "drivers/char/virtio_console")...)...)
+	files = append(files, guesttest.File{Name: "init", Mode: 0o755, Data: guesttest.Build(t, "testdata/guest")})
+	im := &image{dir: t.TempDir()}
+	im.kernel, im.initrd, im.chip = filepath.Join(im.dir, "vmlinuz"), filepath.Join(im.dir, "initrd"), filepath.Join(im.dir, "chip")
+	for path, data := range map[string][]byte{im.kernel: kernel, im.initrd: guesttest.Initramfs(files...)} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	psp := snpsimtest.PSP(t, snp.Milan)
+	if err := psp.Save(im.chip); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if im.vcek, err = x509.ParseCertificate(psp.VCEK()); err != nil {
+		t.Fatal(err)
+	}
+	return im
+}
+
+func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var out, talk bytes.Buffer
+	env := &applet.Env{Name: "snp-sim", Stdin: strings.NewReader(""), Stdout: &out, Stderr: &talk, Getenv: func(string) string { return "" }}
+	err = Run(ctx, env, args)
+	return out.String(), talk.String(), err
+}
+
+var reportRE = regexp.MustCompile(`(?m)^report ([0-9a-f]+)$`)
+
+// The guest's report shows the digest of exactly what was booted, and what the
+// host said.
+func TestRunReports(t *testing.T) {
+	im := newImage(t)
+	cmdline := guesttest.CommandLine + " test=report"
+	out, talk, err := run(t, "-chip", im.chip, "-kernel", im.kernel, "-initrd", im.initrd, "-append", cmdline,
+		"-host-data", hostData, "-policy", "0xb0000", "-vcpus", "2", "-memory", "384M", "-net", "user", "-debug-measure")
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, talk, out)
+	}
+	m := reportRE.FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("no report on the console:\n%s\n%s", out, talk)
+	}
+	raw, _ := hex.DecodeString(m[1])
+	r, err := snp.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, _ := os.ReadFile(im.kernel)
+	initrd, _ := os.ReadFile(im.initrd)
+	want, err := measure.SNP(measure.Config{Firmware: measure.SyntheticFirmware(), HasKernel: true, Kernel: kernel, Initrd: initrd,
+		Append: cmdline, VCPUs: 2, VCPUType: "EPYC-Milan"})
+	if err != nil || !want.Complete {
+		t.Fatal(err, want)
+	}
+	if r.Measurement != want.Digest {
+		t.Errorf("MEASUREMENT %x, want %x", r.Measurement, want.Digest)
+	}
+	if hex.EncodeToString(r.HostData[:]) != hostData || r.Policy != 0xb0000 {
+		t.Errorf("HOST_DATA %x, policy %#x", r.HostData, r.Policy)
+	}
+	if !strings.HasPrefix(string(r.ReportData[:]), "from the test's guest") {
+		t.Errorf("REPORT_DATA %q", r.ReportData)
+	}
+	digest := sha512.Sum384(snp.SignedBytes(raw))
+	sr, ss, err := r.SignatureRS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !ecdsa.Verify(im.vcek.PublicKey.(*ecdsa.PublicKey), digest[:], sr, ss) {
+		t.Error("the report is not signed by the chip")
+	}
+	for _, want := range []string{hex.EncodeToString(want.Digest[:]), "NOT AMD HARDWARE", "synthetic", "the guest powered off", "kernel hashes"} {
+		if !strings.Contains(talk, want) {
+			t.Errorf("stderr lacks %q:\n%s", want, talk)
+		}
+	}
+}
+
+func TestRunFailures(t *testing.T) {
+	im := newImage(t)
+	base := []string{"-chip", im.chip, "-kernel", im.kernel, "-initrd", im.initrd}
+	console := filepath.Join(im.dir, "console")
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"timeout":  {append(base, "-append", guesttest.CommandLine+" test=hang", "-timeout", "6s", "-console", console, "-timestamps"), "still running after 6s"},
+		"panic":    {append(base, "-append", guesttest.CommandLine+" test=panic"), "reset itself"},
+		"disk":     {append(base, "-disk", filepath.Join(im.dir, "none")), "disk image"},
+		"bad qmp":  {append(base, "-qmp", filepath.Join(im.dir, "no/such/folder")), "QEMU"},
+		"firmware": {append(base, "-ovmf", im.kernel), "measur"},
+		"no chip":  {[]string{"-chip", im.dir, "-kernel", im.kernel}, "chip"},
+		"no qemu":  {append(base, "-qemu", "no-such-qemu"), "no usable QEMU"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, talk, err := run(t, tc.args...)
+			if err == nil || !strings.Contains(err.Error(), tc.want) || applet.ExitCode(err) != applet.ExitFailure {
+				t.Errorf("%v (exit %d), want exit 1 and %q\n%s\n%s", err, applet.ExitCode(err), tc.want, talk, out)
+			}
+		})
+	}
+	if b, err := os.ReadFile(console); err != nil || !strings.Contains(string(b), "] hanging\n") {
+		t.Errorf("console file: %q, %v", b, err)
+	}
+}
+
+func TestRunUsage(t *testing.T) {
+	ok := []string{"-chip", "c", "-kernel", "k"}
+	for name, args := range map[string][]string{
+		"nothing": {}, "no kernel": {"-chip", "c"}, "no chip": {"-kernel", "k"}, "argument": append(ok, "x"),
+		"host data": append(ok, "-host-data", "11"), "policy": append(ok, "-policy", "zz"), "memory": append(ok, "-memory", "12K"),
+		"net": append(ok, "-net", "tap"), "vcpu type": append(ok, "-vcpu-type", "i486"), "features": append(ok, "-guest-features", "x"),
+		"timeout": append(ok, "-timeout", "-1s"), "append": append(ok, "-append", strings.Repeat("x", 4096)), "flag": append(ok, "-nope"),
+	} {
+		if _, _, err := run(t, args...); applet.ExitCode(err) != applet.ExitUsage {
+			t.Errorf("%s: %v, exit %d", name, err, applet.ExitCode(err))
+		}
+	}
+	out, _, err := run(t, "-h")
+	if applet.ExitCode(err) != applet.ExitOK || !strings.Contains(out, "-host-data") {
+		t.Errorf("help: %v\n%s", err, out)
+	}
+}
+
+func TestParseMemory(t *testing.T) {
+	for in, want := range map[string]int{"512M": 512, "2G": 2048, "300": 300} {
+		if got, err := parseMemory(in); err != nil || got != want {
+			t.Errorf("%q: %d, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "M", "-1M", "0", "1T", "99999999999G"} {
+		if got, err := parseMemory(in); err == nil {
+			t.Errorf("%q: %d", in, got)
+		}
+	}
+}

@@ -1,0 +1,59 @@
+// The init of the tests of `snp-sim run`: it asks the simulated secure
+// processor for a report over the bare line, without /dev/sev-guest, prints it
+// in hex and powers off.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"attestbox/internal/snpsim/link"
+	"attestbox/internal/snpsim/qemu/guesttest/guestinit"
+)
+
+func main() {
+	guestinit.Prepare()
+	cmdline, _ := os.ReadFile("/proc/cmdline")
+	switch {
+	case strings.Contains(string(cmdline), "test=hang"):
+		fmt.Println("hanging")
+		unix.Pause()
+	case strings.Contains(string(cmdline), "test=panic"):
+		os.Exit(1)
+	}
+	if err := report(); err != nil {
+		fmt.Println("failed:", err)
+	}
+	guestinit.PowerOff()
+}
+
+func report() error {
+	names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+	for _, n := range names {
+		name, _ := os.ReadFile(n)
+		if strings.TrimSpace(string(name)) != "attestbox.snp-sim" {
+			continue
+		}
+		port, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(n)), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		req := make([]byte, link.ReportReqSize)
+		copy(req, "from the test's guest")
+		a, err := link.NewClient(port).Do(ctx, link.KindReport, req)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("exitinfo %d\nreport %x\n", a.ExitInfo, a.Message[32:])
+		return nil
+	}
+	return fmt.Errorf("no port of the simulator among %q", names)
+}
