@@ -56,13 +56,15 @@ func CleanPath(p string) (string, error) {
 		return "", fmt.Errorf("image path %q is not a plain path", p)
 	case len(rel) > MaxPath:
 		return "", fmt.Errorf("image path %.40q... is longer than %d bytes", p, MaxPath)
-	case strings.ContainsFunc(rel, func(r rune) bool { return r < ' ' || r == 0x7f }) || !utf8.ValidString(rel):
+	case strings.ContainsFunc(rel, isControl) || !utf8.ValidString(rel):
 		return "", fmt.Errorf("image path %q holds control characters or is not UTF-8", p)
 	case rel == cpio.Trailer:
 		return "", fmt.Errorf("image path %q ends a cpio archive", p)
 	}
 	return rel, nil
 }
+
+func isControl(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }
 
 // Add adds one entry; a path that is there already is ErrDuplicate.
 func (a *Archive) Add(e Entry) error {
@@ -93,7 +95,7 @@ func (e Entry) check() error {
 			bad = "a folder with contents"
 		}
 	case TypeSymlink:
-		if len(e.Data) == 0 || len(e.Data) > MaxPath || bytes.IndexByte(e.Data, 0) >= 0 {
+		if len(e.Data) == 0 || len(e.Data) > MaxPath || bytes.ContainsFunc(e.Data, isControl) || !utf8.Valid(e.Data) {
 			bad = "a symlink with an unusable target"
 		} else if e.Mode != TypeSymlink|0o777 {
 			bad = "a symlink whose mode is not 0777"

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"runtime"
 	"runtime/debug"
 )
@@ -98,6 +99,8 @@ func (r *Record) Marshal() ([]byte, error) {
 	b, err := json.MarshalIndent(r, "", "  ")
 	return append(b, '\n'), err
 }
+
+func (o Output) String() string { return fmt.Sprintf("%d bytes, sha256 %s", o.Size, o.SHA256) }
 
 func outputOf(b []byte) Output {
 	sum := sha256.Sum256(b)

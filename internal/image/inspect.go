@@ -1,0 +1,182 @@
+package image
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"attestbox/initramfs/config"
+	"attestbox/internal/measure"
+	"attestbox/internal/strictjson"
+)
+
+// ErrNoFirmware says that a digest was not recomputed for want of the firmware.
+var ErrNoFirmware = errors.New("the launch digest needs the firmware")
+
+// Report is what Inspect found.
+type Report struct {
+	Compress    string
+	Files       []FileRecord
+	Modules     []string       // in load order
+	SimModules  []string       // of a simulator image
+	Config      *config.Config // nil with ConfigError
+	ConfigError string
+	Debug       bool
+	Simulator   bool
+	InitrdHash  [32]byte
+
+	// Of a folder only.
+	Record     *Record
+	KernelHash [32]byte
+	Cmdline    string
+	Digest     string   // recomputed, hex; empty without firmware
+	Mismatches []string // what differs from Record
+}
+
+// InspectInitrd lists an initramfs that Build made.
+func InspectInitrd(initrd []byte) (*Report, error) {
+	data, kind, err := Decompress(initrd)
+	if err != nil {
+		return nil, err
+	}
+	a, err := ReadArchive(data)
+	if err != nil {
+		return nil, err
+	}
+	list, err := a.Entries()
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Compress: kind, Files: fileRecords(list), InitrdHash: sha256.Sum256(initrd)}
+	_, r.Debug = a.Get(debugPath)
+	_, r.Simulator = a.Get(simDevicePath)
+	r.Modules, r.SimModules = readLines(a, modulesPath), readLines(a, simModulesPath)
+	if e, ok := a.Get(config.Path); !ok {
+		r.ConfigError = "the image has no " + config.Path
+	} else if r.Config, err = config.Parse(e.Data); err != nil {
+		r.ConfigError = err.Error()
+	}
+	return r, nil
+}
+
+func readLines(a *Archive, p string) []string {
+	e, ok := a.Get(p)
+	if !ok || len(e.Data) == 0 {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(string(e.Data), "\n"), "\n")
+}
+
+// Inspect reads an output folder, recomputes every hash and the launch digest,
+// and compares them with image.json. firmware is needed for an image that was
+// measured with a real one, else ErrNoFirmware comes with the report.
+func Inspect(dir string, firmware []byte) (*Report, error) {
+	var files [3][]byte
+	for i, name := range []string{InitrdName, KernelName, CmdlineName} {
+		var err error
+		if files[i], err = readFile(filepath.Join(dir, name), MaxInitrd); err != nil {
+			return nil, fmt.Errorf("reading image: %w", err)
+		}
+	}
+	raw, err := readFile(filepath.Join(dir, RecordName), 64<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading image: %q has no %s: not an output folder of mkimage build", dir, RecordName)
+	} else if err != nil {
+		return nil, fmt.Errorf("reading image: %w", err)
+	}
+	rec := &Record{}
+	if err := strictjson.Unmarshal(raw, rec); err != nil {
+		return nil, fmt.Errorf("reading %q: %w", RecordName, err)
+	}
+	if rec.Format != 1 || rec.Measurement == nil {
+		return nil, fmt.Errorf("reading %q: format %d, want 1 with a measurement", RecordName, rec.Format)
+	}
+	// An initramfs that cannot be read is one that was changed: its hash is
+	// compared all the same.
+	r, initrdErr := InspectInitrd(files[0])
+	if initrdErr != nil {
+		r = &Report{InitrdHash: sha256.Sum256(files[0])}
+		r.Mismatches = append(r.Mismatches, fmt.Sprintf("%s: %v", InitrdName, initrdErr))
+	}
+	r.Record, r.KernelHash, r.Cmdline = rec, sha256.Sum256(files[1]), string(files[2])
+	r.compareOutputs(files)
+	if initrdErr == nil {
+		r.compareContents()
+	}
+	return r, r.recompute(firmware)
+}
+
+func (r *Report) differ(what string, got, want any) {
+	if !reflect.DeepEqual(got, want) {
+		r.Mismatches = append(r.Mismatches, fmt.Sprintf("%s: found %v, %s says %v", what, got, RecordName, want))
+	}
+}
+
+func (r *Report) compareOutputs(files [3][]byte) {
+	rec := r.Record
+	r.differ(InitrdName, outputOf(files[0]), rec.Outputs.Initrd)
+	r.differ(KernelName, outputOf(files[1]), rec.Outputs.Kernel)
+	r.differ(CmdlineName, outputOf(files[2]), rec.Outputs.Cmdline)
+	r.differ("command line", r.Cmdline, rec.Cmdline)
+	if k, ok := KernelRelease(files[1]); ok {
+		r.differ("kernel release", k, rec.KernelRelease)
+	}
+	if _, err := Cmdline(r.Cmdline); err != nil {
+		r.Mismatches = append(r.Mismatches, err.Error())
+	}
+}
+
+func (r *Report) compareContents() {
+	rec := r.Record
+	r.differ("compression", r.Compress, rec.Compress)
+	r.differ("debug", r.Debug, rec.Debug)
+	r.differ("simulator", r.Simulator, rec.Simulator)
+	r.differ("modules", strings.Join(r.Modules, " "), strings.Join(rec.Modules, " "))
+	r.differ("simulator's modules", strings.Join(r.SimModules, " "), strings.Join(rec.SimModules, " "))
+	want := map[string]FileRecord{}
+	for _, f := range rec.Files {
+		want[f.Path] = f
+	}
+	for _, f := range r.Files {
+		if w, ok := want[f.Path]; !ok {
+			r.Mismatches = append(r.Mismatches, fmt.Sprintf("%s: not in %s", f.Path, RecordName))
+		} else {
+			r.differ(f.Path, f, w)
+		}
+		delete(want, f.Path)
+	}
+	for _, f := range rec.Files {
+		if _, missing := want[f.Path]; missing {
+			r.Mismatches = append(r.Mismatches, fmt.Sprintf("%s: not in the initramfs", f.Path))
+		}
+	}
+	if r.ConfigError != "" {
+		r.Mismatches = append(r.Mismatches, "configuration: "+r.ConfigError)
+	}
+}
+
+// recompute computes the digest from the files themselves; only the parameters
+// of the launch are taken from the record.
+func (r *Report) recompute(firmware []byte) error {
+	m := *r.Record.Measurement
+	switch {
+	case firmware == nil && !m.Synthetic:
+		return fmt.Errorf("%w whose SHA-256 is %s", ErrNoFirmware, m.Firmware.SHA256)
+	case firmware == nil:
+		firmware = measure.SyntheticFirmware()
+	}
+	r.differ("firmware", outputOf(firmware), m.Firmware)
+	kernel := Output{SHA256: hex.EncodeToString(r.KernelHash[:])}
+	if err := m.compute(firmware, kernel, r.InitrdHash, r.Cmdline); err != nil {
+		return err
+	}
+	r.Digest = m.LaunchDigest
+	r.differ("launch digest", r.Digest, r.Record.Measurement.LaunchDigest)
+	r.differ("complete", m.Complete, r.Record.Measurement.Complete)
+	return nil
+}
