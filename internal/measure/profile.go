@@ -9,7 +9,7 @@ import (
 
 // VMMs: who starts the VM and so fills the first VMSA.
 const (
-	QEMU = "qemu" // QEMU with KVM; also libkrun-free setups that follow it
+	QEMU = "qemu" // QEMU with KVM
 	EC2  = "ec2"  // Amazon EC2
 	GCE  = "gce"  // Google Compute Engine
 )
