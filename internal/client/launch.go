@@ -171,12 +171,18 @@ func classify(err error) error {
 	return err
 }
 
+// Outcome is what one release became, ready to be sent.
+func (r *Release) Outcome(result string, reason code.Code, headers []wire.Hex32) *wire.Outcome {
+	o := &wire.Outcome{ID: r.ID, ReportID: r.ReportID, Boot: r.Payload.Boot, Result: result, Reason: reason, Headers: headers}
+	o.MAC = wire.OutcomeMAC(r.Payload.OutcomeKey, o)
+	return o
+}
+
 // Report tells the verifier what became of the release and waits for its
 // acknowledgement: on the connection of the release, or on later ones until
 // ctx ends. Without an acknowledgement the caller must not go on.
 func (r *Release) Report(ctx context.Context, result string, reason code.Code, headers []wire.Hex32) (*wire.Ack, error) {
-	o := &wire.Outcome{ID: r.ID, ReportID: r.ReportID, Boot: r.Payload.Boot, Result: result, Reason: reason, Headers: headers}
-	o.MAC = wire.OutcomeMAC(r.Payload.OutcomeKey, o)
+	o := r.Outcome(result, reason, headers)
 	r.mu.Lock()
 	conn := r.conn
 	r.mu.Unlock()
@@ -188,9 +194,23 @@ func (r *Release) Report(ctx context.Context, result string, reason code.Code, h
 		r.s.logf("reporting on the same connection: %v; trying a new one", err)
 		r.drop()
 	}
+	return r.s.report(ctx, o)
+}
+
+// SendOutcome reports an authenticated outcome on a connection of its own,
+// retrying until ctx ends: for a caller that no longer holds the release.
+func SendOutcome(ctx context.Context, cfg Config, o *wire.Outcome) (*wire.Ack, error) {
+	s, err := newSession(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return s.report(ctx, o)
+}
+
+func (s *session) report(ctx context.Context, o *wire.Outcome) (*wire.Ack, error) {
 	var ack *wire.Ack
-	err := r.s.try(ctx, func(a dial.Addr) error {
-		conn, err := r.s.connect(ctx, a, wire.ExchangeTimeout)
+	err := s.try(ctx, func(a dial.Addr) error {
+		conn, err := s.connect(ctx, a, wire.ExchangeTimeout)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,77 @@
+package fetchsecret
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"attestbox/internal/applet"
+	"attestbox/internal/client"
+	"attestbox/internal/code"
+	"attestbox/internal/secret"
+	"attestbox/internal/wire"
+)
+
+func parent(path string) string { return filepath.Dir(path) }
+
+// A token is what -report needs after fetch-secret itself has ended: both
+// possible outcomes, each already authenticated, as two protocol frames.
+// The outcome key itself is not kept.
+
+func saveToken(path string, rel *client.Release) error {
+	var headers []wire.Hex32
+	for _, h := range rel.Payload.Headers {
+		var d wire.Hex32
+		if err := d.UnmarshalText([]byte(h.Digest)); err != nil {
+			return fmt.Errorf("header digest in the release: %w", err)
+		}
+		headers = append(headers, d)
+	}
+	buf := new(frames)
+	for _, o := range []*wire.Outcome{
+		rel.Outcome(wire.ResultOpened, "", headers),
+		rel.Outcome(wire.ResultFailed, code.Failed, nil),
+	} {
+		if err := wire.Write(buf, o); err != nil {
+			return err
+		}
+	}
+	token := secret.Take(*buf)
+	defer token.Zero()
+	return applet.CreateSecretFile(path, token)
+}
+
+type frames []byte
+
+func (f *frames) Write(b []byte) (int, error) { *f = append(*f, b...); return len(b), nil }
+
+func (o *options) sendReport(ctx context.Context, cfg client.Config) error {
+	f, err := os.Open(o.token)
+	if err != nil {
+		return fmt.Errorf("reading the outcome file: %w", err)
+	}
+	defer f.Close()
+	var chosen *wire.Outcome
+	for range 2 {
+		m, err := wire.Read(f)
+		if err != nil {
+			return fmt.Errorf("outcome file %q: %w", o.token, err)
+		}
+		out, ok := m.(*wire.Outcome)
+		if !ok {
+			return fmt.Errorf("outcome file %q holds something else", o.token)
+		}
+		if out.Result == o.report {
+			chosen = out
+		}
+	}
+	if chosen == nil {
+		return errors.New("the outcome file lacks this result")
+	}
+	if _, err := client.SendOutcome(ctx, cfg, chosen); err != nil {
+		return err
+	}
+	return os.Remove(o.token)
+}
