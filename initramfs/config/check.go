@@ -34,8 +34,9 @@ var (
 	hostRE   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$`)
 )
 
-// FSTypes are the file systems that a disk may hold.
-var FSTypes = []string{"btrfs", "erofs", "ext4", "squashfs", "xfs"}
+// FSTypes are the file systems that a disk may hold. btrfs is not among them: it
+// gathers its devices by UUID, so that a decoy disk could become a part of it.
+var FSTypes = []string{"erofs", "ext4", "squashfs", "xfs"}
 
 func (c *Config) check() error {
 	if c.Mode != SwitchRoot && c.Mode != Run {
@@ -225,6 +226,9 @@ func (p *Program) check() error {
 	case RestartNever, RestartOnFailure, RestartAlways:
 	default:
 		return fmt.Errorf("restart %.20q is not %q, %q or %q", p.Restart, RestartNever, RestartOnFailure, RestartAlways)
+	}
+	if p.Wait && p.Restart == RestartAlways {
+		return fmt.Errorf("wait: a program with restart %q never ends", RestartAlways)
 	}
 	if len(p.Secrets) > wire.MaxSecrets {
 		return fmt.Errorf("%d secrets, at most %d", len(p.Secrets), wire.MaxSecrets)

@@ -127,6 +127,9 @@ type Program struct {
 	// Required: when the program cannot be started, or ends for good with a
 	// failure, the VM is powered off.
 	Required bool `json:"required"`
+	// Wait: the next program is started only when this one has ended for good
+	// (or, if it is optional, failed for good). Not with RestartAlways.
+	Wait bool `json:"wait,omitempty"`
 	// Secrets are names of released secrets that the program gets as files of
 	// its own user in /run/attestbox/programs/NAME.
 	Secrets []string `json:"secrets,omitempty"`

@@ -105,6 +105,8 @@ func TestRefused(t *testing.T) {
 		{"user +1", run, `"100:100"`, `"+100:100"`, "user"},
 		{"no user", run, `"user":"100:100",`, ``, "user"},
 		{"no restart", run, `"restart":"always",`, ``, "restart"},
+		{"wait for ever", run, `"required":true`, `"required":true,"wait":true`, "never ends"},
+		{"btrfs", run, `"ext4"`, `"btrfs"`, "fstype"},
 		{"secret path", run, `"db.key"`, `"../db.key"`, "secret name"},
 		{"state over proc", run, `"type":"disk"`, `"type":"disk","path":"/proc/x"`, "path"},
 		{"state type", run, `"type":"disk"`, `"type":"nfs"`, "type"},

@@ -1,0 +1,67 @@
+package initramfs
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+
+	"attestbox/internal/code"
+	"attestbox/internal/wire"
+)
+
+// hints say what the owner can do about a failure that only he can mend.
+var hints = map[code.Code]string{
+	code.BootOverride:     "take the word off the kernel command line and measure the image again; see docs/init.md",
+	code.BootParameter:    "mkimage build puts the required words on the command line; see docs/init.md",
+	code.BootMedia:        "check the disk that the host gives to this VM, and the image's modules",
+	code.BootModule:       "build the image again with the modules of this kernel",
+	code.BootNetwork:      "check the host's network or DHCP server, or use attestbox.net",
+	code.LaunchRefused:    "run 'verifier explain' with the exchange where the verifier runs",
+	code.LUKSHeaderDigest: "the disk is not the one that was registered for this instance; see 'verifier instance show'",
+	code.PlatformNone:     "this VM was not started as a SEV-SNP guest, or the image lacks the sev-guest module",
+	code.Unreachable:      "check that the verifier runs and that the host lets this VM reach it",
+	code.PinMismatch:      "something else answers at the verifier's address, or the image pins an old key",
+	code.OutcomeUnsent:    "the verifier was lost after the disk was opened; start the VM again",
+}
+
+// failureLine is the one line of a failed boot, and its hint.
+func (in *Init) failureLine(err error) {
+	text := strings.TrimRight(err.Error(), "\n.")
+	if c, ok := code.Of(err); ok {
+		text += " [" + string(c) + "]"
+	}
+	if e := in.exchange(err); e != "" {
+		text += " (exchange " + e + ")"
+	}
+	in.log.line("boot failed: %s", text)
+	c, ok := code.Of(err)
+	switch {
+	case hints[c] != "":
+		in.log.line("hint: %s", hints[c])
+	case ok:
+		in.log.line("hint: run 'attestbox explain %s'", c)
+	}
+}
+
+func (in *Init) exchange(err error) string {
+	if a, ok := errors.AsType[*wire.AnswerError](err); ok {
+		return a.Exchange.String()
+	}
+	if in.rel != nil {
+		return in.rel.exchange
+	}
+	return ""
+}
+
+// debugShell runs the shell of a debug image. It is reached only where the
+// image itself holds the file debugFile.
+func (in *Init) debugShell() {
+	in.log.line("DEBUG IMAGE: starting /bin/sh; leave it to power off")
+	cmd := exec.Command("/bin/sh")
+	cmd.Env = cleanEnv()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		in.log.line("/bin/sh: %v", err)
+	}
+}
