@@ -1,0 +1,275 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"attestbox/internal/code"
+	"attestbox/internal/platform"
+	"attestbox/internal/wire"
+)
+
+// Appraiser judges evidence of one platform. It must not ask a network for
+// anything on behalf of a chip that is neither allow-listed nor known.
+type Appraiser interface {
+	Appraise(ctx context.Context, e *Evidence) *Verdict
+}
+
+// Evidence is what is judged, and against what.
+type Evidence struct {
+	Report       []byte
+	Endorsements []wire.Endorsement
+	ReportData   [64]byte   // what this exchange must have put into the report
+	HostData     [32]byte   // the instance ID that begin named
+	Measurements [][48]byte // what this instance may be; empty refuses
+	Now          time.Time
+}
+
+// Verdict is an appraiser's answer. Only with Accepted are the fields of the
+// report to be believed.
+type Verdict struct {
+	Accepted    bool
+	Missing     bool // nothing wrong, but a certificate is not at hand: later
+	Findings    []Finding
+	Checked     int
+	Root        string // with NOT AMD HARDWARE where that is so
+	Chip        string
+	ReportID    wire.Hex32
+	Measurement [48]byte
+}
+
+// launch answers begin: challenge, evidence, then release, refused or later,
+// and then the outcome if it comes on this connection.
+func (s *Server) launch(ctx context.Context, x *exchange, begin *wire.Begin) {
+	d := &Decision{Exchange: x.id.String(), Peer: x.peer, ID: begin.ID.String()}
+	switch {
+	case begin.Version != wire.Version || begin.Suite != wire.SuiteHex():
+		s.refuse(x, d, code.LaunchVersion, code.LaunchVersion, fmt.Sprintf("protocol version %d and suite %.32q, want %d and %q", begin.Version, begin.Suite, wire.Version, wire.SuiteHex()))
+		return
+	case begin.ID.IsZero():
+		s.refuse(x, d, code.IDZero, code.IDZero, "begin names no instance ID")
+		return
+	}
+	if err := wire.CheckKey(begin.Key); err != nil {
+		s.broken(x, err)
+		return
+	}
+	t := &wire.Transcript{Version: wire.Version, ID: begin.ID, Suite: wire.SuiteID(), Key: begin.Key}
+	rand.Read(t.Nonce[:]) // lives in this frame alone, so it serves once
+	cs := x.conn.ConnectionState()
+	if err := t.FillChannel(&cs, s.pin); err != nil {
+		s.broken(x, err)
+		return
+	}
+	if !s.answer(x, &wire.Challenge{Exchange: x.id, Nonce: t.Nonce}) {
+		return
+	}
+	ev, err := wire.Expect[*wire.Evidence](x.conn)
+	if err != nil {
+		s.broken(x, err)
+		return
+	}
+	if sent := s.decide(ctx, x, t, ev, d); !sent {
+		return
+	}
+	x.conn.SetDeadline(time.Now().Add(s.Timeouts.Outcome))
+	o, err := wire.Expect[*wire.Outcome](x.conn)
+	if err != nil {
+		s.broken(x, err) // it may report on a later connection
+		return
+	}
+	s.outcome(ctx, x, o)
+}
+
+// decide appraises and answers; it says whether a release was sent. Whoever
+// fails is told code.LaunchRefused and nothing else, and an ID that is not
+// registered is appraised all the same, against no measurement.
+func (s *Server) decide(ctx context.Context, x *exchange, t *wire.Transcript, ev *wire.Evidence, d *Decision) (released bool) {
+	refuse := func(c code.Code, reason string) bool {
+		s.refuse(x, d, c, code.LaunchRefused, reason)
+		return false
+	}
+	if ev.Platform != platform.AMDSEVSNP {
+		return refuse(code.PlatformRefused, fmt.Sprintf("platform %.64q", ev.Platform))
+	}
+	now := s.Now()
+	inst, instErr := s.State.Instance(ctx, t.ID)
+	if instErr != nil && !errors.Is(instErr, ErrUnknownInstance) {
+		return s.fault(x, d, instErr)
+	}
+	e := &Evidence{Report: ev.Report, Endorsements: ev.Endorsements, ReportData: t.ReportData(), HostData: t.ID, Now: now}
+	if inst != nil && inst.Decommissioned == 0 {
+		var err error
+		if e.Measurements, err = inst.Digests(); err != nil {
+			return s.fault(x, d, err)
+		}
+	}
+	v := s.Appraiser.Appraise(ctx, e)
+	d.Root, d.Chip, d.Checked, d.Findings = v.Root, v.Chip, v.Checked, v.Findings
+	if v.Missing {
+		s.later(x, d, code.CollateralMissing, 60, "no certificate at hand for the key that signed the report")
+		return false
+	}
+	switch {
+	case instErr != nil:
+		return refuse(code.InstanceUnknown, "the ID is not registered")
+	case inst.Decommissioned != 0:
+		return refuse(code.InstanceDecommissioned, "the instance is decommissioned")
+	case !v.Accepted:
+		c := code.LaunchRefused
+		if len(v.Findings) > 0 {
+			c = v.Findings[0].Code
+		}
+		return refuse(c, "the evidence was refused")
+	}
+	d.ReportID, d.Measurement = v.ReportID.String(), hex.EncodeToString(v.Measurement[:])
+	// Only now: the evidence is genuine, fresh and this instance's own, so that
+	// nobody can use up the limit of an ID that he has merely learned.
+	if !s.ids.take(t.ID.String(), time.Now()) {
+		s.later(x, d, code.VerifierBusy, 15, "this instance asks too often")
+		return false
+	}
+	g, err := s.State.Grant(ctx, inst, v.ReportID, d.Measurement, x.id.String(), now)
+	switch {
+	case errors.Is(err, ErrSpent):
+		return refuse(code.BootSpent, err.Error())
+	case errors.Is(err, ErrTooOften):
+		return refuse(code.BootTooOften, err.Error())
+	case errors.Is(err, ErrQuarantined):
+		d.Alert = err.Error()
+		return refuse(code.BootQuarantined, err.Error())
+	case err != nil:
+		return s.fault(x, d, err)
+	}
+	defer g.OutcomeKey.Zero()
+	d.Boot, d.Alert = g.Number, g.Alert
+	if err := s.release(ctx, x, t, inst, g, now); err != nil {
+		return s.fault(x, d, err)
+	}
+	d.Decision, d.Reason = Released, map[bool]string{true: "the same release again"}[g.Again]
+	s.record(x, d)
+	return true
+}
+
+func (s *Server) release(ctx context.Context, x *exchange, t *wire.Transcript, inst *Instance, g *Grant, now time.Time) error {
+	cfg, err := s.State.Config(ctx)
+	if err != nil {
+		return err
+	}
+	sec, err := s.State.secrets(ctx, inst.ID)
+	if err != nil {
+		return err
+	}
+	defer sec.Zero()
+	p := sec.payload(inst)
+	p.Boot, p.Committed, p.OutcomeKey = g.Number, g.Committed, g.OutcomeKey
+	p.Time, p.MinPolicyVersion = now.Unix(), cfg.MinPolicyVersion
+	sealedPayload, err := wire.Seal(t, p)
+	if err != nil {
+		return err
+	}
+	return wire.Write(x.conn, &wire.Release{Sealed: sealedPayload})
+}
+
+// outcome answers an outcome, on the connection of its release or a later one.
+func (s *Server) outcome(ctx context.Context, x *exchange, o *wire.Outcome) {
+	d := &Decision{Exchange: x.id.String(), Peer: x.peer, ID: o.ID.String(), ReportID: o.ReportID.String(), Boot: o.Boot, Outcome: o.Result}
+	if o.Reason != "" {
+		d.Outcome += ": " + string(o.Reason)
+	}
+	now := s.Now()
+	switch ok, err := s.State.CheckOutcome(o); {
+	case err != nil:
+		s.fault(x, d, err)
+		return
+	case !ok:
+		s.refuse(x, d, code.BootOutcome, code.LaunchRefused, "the outcome's MAC is wrong")
+		return
+	}
+	inst, err := s.State.Instance(ctx, o.ID)
+	switch {
+	case errors.Is(err, ErrUnknownInstance):
+		s.refuse(x, d, code.InstanceUnknown, code.LaunchRefused, "the ID is not registered")
+		return
+	case err != nil:
+		s.fault(x, d, err)
+		return
+	case inst.Decommissioned != 0:
+		s.refuse(x, d, code.InstanceDecommissioned, code.LaunchRefused, "the instance was decommissioned")
+		return
+	}
+	if err := s.State.RecordOutcome(ctx, inst, o, now); errors.Is(err, ErrOutcome) {
+		s.refuse(x, d, code.BootOutcome, code.LaunchRefused, err.Error())
+		return
+	} else if err != nil {
+		s.fault(x, d, err)
+		return
+	}
+	cfg, err := s.State.Config(ctx)
+	if err != nil {
+		s.fault(x, d, err)
+		return
+	}
+	d.Decision = Recorded
+	if o.Result != wire.ResultOpened {
+		d.Alert = "the guest could not use its release"
+	}
+	s.record(x, d)
+	s.answer(x, &wire.Ack{Exchange: x.id, Boot: o.Boot, Time: now.Unix(), MinPolicyVersion: cfg.MinPolicyVersion})
+}
+
+// refuse records a refusal, then answers it. sent is all that the guest learns.
+func (s *Server) refuse(x *exchange, d *Decision, own, sent code.Code, reason string) {
+	d.Decision, d.Code, d.Sent, d.Reason = Refused, own, sent, reason
+	s.record(x, d)
+	s.answer(x, &wire.Refused{Exchange: x.id, Code: sent})
+}
+
+func (s *Server) later(x *exchange, d *Decision, c code.Code, seconds int, reason string) {
+	d.Decision, d.Code, d.Sent, d.Reason = Later, c, c, reason
+	s.record(x, d)
+	s.answer(x, &wire.Later{Exchange: x.id, Code: c, Seconds: seconds})
+}
+
+// fault is the server's own trouble: the guest may come back.
+func (s *Server) fault(x *exchange, d *Decision, err error) bool {
+	s.Log.Error("exchange failed", "exchange", x.id.String(), "error", err)
+	s.later(x, d, code.VerifierBusy, 10, err.Error())
+	return false
+}
+
+func (s *Server) record(x *exchange, d *Decision) {
+	d.Time = s.Now().UTC().Format(time.RFC3339Nano)
+	d.Millis = float64(time.Since(x.started).Microseconds()) / 1000
+	level := slog.LevelInfo
+	if d.Alert != "" {
+		level = slog.LevelWarn
+	}
+	attrs := []slog.Attr{
+		slog.String("exchange", d.Exchange), slog.String("peer", d.Peer), slog.String("id", d.ID),
+		slog.String("decision", d.Decision), slog.Float64("ms", d.Millis),
+	}
+	for _, a := range []slog.Attr{
+		slog.String("code", string(d.Code)), slog.String("reason", d.Reason), slog.String("root", d.Root),
+		slog.String("outcome", d.Outcome), slog.String("alert", d.Alert),
+	} {
+		if a.Value.String() != "" {
+			attrs = append(attrs, a)
+		}
+	}
+	if d.Boot != 0 {
+		attrs = append(attrs, slog.Uint64("boot", d.Boot))
+	}
+	for _, f := range d.Findings {
+		attrs = append(attrs, slog.Group(f.Field, slog.String("found", cut(f.Found)), slog.String("want", cut(f.Want))))
+	}
+	s.Log.LogAttrs(context.Background(), level, "decision", attrs...)
+	if err := s.Decisions.Record(d); err != nil {
+		s.Log.Error("recording a decision", "exchange", d.Exchange, "error", err)
+	}
+}
