@@ -1,0 +1,40 @@
+# attestbox. `make demo` and `make test` set up all that they need: see
+# scripts/setup.sh for the Debian packages that they install when root.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: build demo test test-long bench setup setup-test clean fmt
+
+# The same bytes wherever the tree lies: no paths, no cgo, no VCS stamp.
+GOBUILD := CGO_ENABLED=0 GOFLAGS= go build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
+
+build:
+	@. scripts/lib.sh && check_go
+	@mkdir -p bin
+	$(GOBUILD) -o bin/attestbox .
+	$(GOBUILD) -tags guest -o bin/attestbox-guest .
+	$(GOBUILD) -tags simdevice -o bin/snp-sim-device .
+	$(GOBUILD) -o bin/mkimage ./mkimage
+
+setup:
+	@scripts/setup.sh
+
+setup-test:
+	@scripts/setup.sh test
+
+demo: setup
+	@demo/demo.sh
+
+test: setup-test
+	@scripts/test.sh
+
+test-long: setup-test
+	@scripts/test.sh long
+
+bench: setup-test
+	@bench/run.sh
+
+fmt:
+	gofmt -w $$(git ls-files '*.go')
+
+clean:
+	rm -rf bin out

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# The whole test, in the order in which it fails cheapest. `test.sh long` adds
+# hours of fuzzing. Every missing tool is a failure: nothing is skipped.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+cd "$root"
+export ATTESTBOX_CI=1
+long=${1:-}
+fuzztime=${FUZZTIME:-3s}
+[ "$long" = long ] && fuzztime=${FUZZTIME:-10m}
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+begin=$SECONDS passed=0
+step() { say "== $* ($((SECONDS - begin)) s)"; }
+ok() { passed=$((passed + 1)); }
+
+step gofmt
+unformatted=$(gofmt -l $(git ls-files '*.go'))
+[ -z "$unformatted" ] || die "not gofmt-ed: $unformatted"
+ok
+
+step build
+make -s build
+eval "export $(scripts/kernel.sh)"
+ok
+
+for tags in "" guest simdevice; do
+  step "go vet, tags '$tags'"
+  CGO_ENABLED=0 go vet -tags "$tags" ./...
+  ok
+done
+
+step staticcheck
+GOBIN=$cache/bin go install "$staticcheck"
+"$cache/bin/staticcheck" ./...
+"$cache/bin/staticcheck" -tags guest .
+ok
+
+step govulncheck
+if curl -sfI -m 10 https://vuln.go.dev/index/db.json >/dev/null 2>&1; then
+  GOBIN=$cache/bin go install "$govulncheck"
+  "$cache/bin/govulncheck" ./...
+else
+  say "   its database cannot be reached from here: not run"
+fi
+ok
+
+step "build twice, in two folders, under two umasks: the same bytes"
+scripts/reproducible.sh
+ok
+
+step "go test -race ./..."
+mkdir -p out
+CGO_ENABLED=1 go test -race -timeout 14m ./... 2>&1 | tee out/test.log
+! grep -E '^--- SKIP|^\?.*\[setup failed\]' out/test.log || die "a test was skipped"
+ok
+
+step "fuzzing, $fuzztime each"
+# Each line: package, fuzz target.
+git grep -l --untracked 'func Fuzz' -- '*_test.go' | while read -r f; do
+  for fn in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$f"); do echo "./$(dirname "$f") $fn"; done
+done | sort -u >out/fuzz.list
+[ -s out/fuzz.list ] || die "no fuzz target was found"
+while read -r pkg fn; do
+  CGO_ENABLED=0 go test -run '^$' -fuzz "^$fn\$" -fuzztime "$fuzztime" -fuzzminimizetime 1s "$pkg" >out/fuzz.log 2>&1 || { cat out/fuzz.log; die "fuzzing $pkg $fn"; }
+done <out/fuzz.list
+say "   $(wc -l <out/fuzz.list) targets"
+ok
+
+step "make demo"
+make -s demo
+ok
+
+say "== done in $((SECONDS - begin)) s"
+echo "$passed passed, 0 failed"
