@@ -1,0 +1,334 @@
+package verifier
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"attestbox/internal/applet"
+	"attestbox/internal/appraise"
+	"attestbox/internal/appraise/amdroots"
+	"attestbox/internal/code"
+	"attestbox/internal/snp"
+)
+
+// maxInput bounds a file that appraise reads, in bytes; maxCRL a revocation
+// list.
+const (
+	maxInput = 64 << 10
+	maxCRL   = 1 << 20
+)
+
+const (
+	appraiseSynopsis = "-report FILE -vek FILE [-chain FILE] [-policy FILE | -measurement HEX | -signature-only] [flags]"
+	appraiseExample  = "verifier appraise -report report.bin -vek vcek.der -chain cert_chain.pem -policy appraisal.json"
+)
+
+// appraiseFlags are the command line of Appraise.
+type appraiseFlags struct {
+	report, vek, chain, crl, root, policy string
+	product, hostData, reportData, at     string
+	measurements                          applet.Strings
+	signatureOnly, asJSON                 bool
+}
+
+// verdict is what -json prints.
+type verdict struct {
+	Accepted      bool               `json:"accepted"`
+	SignatureOnly bool               `json:"signature_only"`
+	Time          string             `json:"time"`
+	Product       snp.Product        `json:"product,omitempty"`
+	Root          string             `json:"root,omitempty"`
+	AMD           bool               `json:"amd"`
+	Findings      []appraise.Finding `json:"findings"`
+}
+
+// Appraise is `verifier appraise`: the server's appraisal, offline, for people.
+func Appraise(_ context.Context, env *applet.Env, args []string) error {
+	var f appraiseFlags
+	fs := env.Flags(appraiseSynopsis, appraiseExample)
+	fs.StringVar(&f.report, "report", "", "attestation report, raw bytes or hex; - is stdin")
+	fs.StringVar(&f.vek, "vek", "", "VCEK or VLEK certificate, DER or PEM")
+	fs.StringVar(&f.chain, "chain", "", "ASK and ARK certificates, DER or PEM, in either order; without it AMD's embedded ASK serves")
+	fs.StringVar(&f.crl, "crl", "", "revocation list in DER, signed by the ARK")
+	fs.StringVar(&f.root, "root", "", "trust the roots in this file (DER or PEM) instead of AMD's, for a simulator's reports")
+	fs.StringVar(&f.policy, "policy", "", "appraisal policy, JSON (docs/appraisal.md)")
+	fs.StringVar(&f.product, "product", "", "accept this product alone (Milan, Genoa, Turin); a version 2 report needs it")
+	fs.Var(&f.measurements, "measurement", "trusted launch digest in hex, may be repeated; takes the place of the policy's")
+	fs.StringVar(&f.hostData, "host-data", "", "instance ID that HOST_DATA must hold, 64 hex digits")
+	fs.StringVar(&f.reportData, "report-data", "", "what REPORT_DATA must hold, 128 hex digits")
+	fs.StringVar(&f.at, "time", "", "judge certificates at this time (RFC 3339) instead of now")
+	fs.BoolVar(&f.signatureOnly, "signature-only", false, "stop after chain, signature and the binding of VEK to report")
+	fs.BoolVar(&f.asJSON, "json", false, "print the decision as JSON")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	switch {
+	case fs.NArg() > 0:
+		return fs.Usage("unexpected argument %q", fs.Arg(0))
+	case f.report == "" || f.vek == "":
+		return fs.Usage("-report and -vek are needed")
+	case f.signatureOnly && (f.policy != "" || len(f.measurements) > 0 || f.hostData != "" || f.reportData != ""):
+		return fs.Usage("-signature-only looks at no field, so that -policy, -measurement, -host-data and -report-data have no place beside it")
+	case !f.signatureOnly && f.policy == "" && len(f.measurements) == 0:
+		return fs.Usage("nothing says which launch digest is trusted: give -policy, -measurement, or -signature-only")
+	}
+	return f.run(env, fs)
+}
+
+func (f *appraiseFlags) run(env *applet.Env, fs *applet.FlagSet) error {
+	now, opt, expect, err := f.values()
+	if err != nil {
+		return fs.Usage("%v", err)
+	}
+	policy, err := f.loadPolicy(&opt)
+	if err != nil {
+		return err
+	}
+	report, e, roots, err := f.load(env)
+	if err != nil {
+		return err
+	}
+	out := verdict{SignatureOnly: f.signatureOnly, Time: now.UTC().Format(time.RFC3339), AMD: roots.AMD()}
+	v, err := appraise.Verify(report, e, roots, now, opt)
+	switch {
+	case err != nil:
+		if r, ok := errors.AsType[*appraise.Refusal](err); ok {
+			out.Findings = r.Findings
+		}
+	case f.signatureOnly:
+		out.Accepted = true
+		out.Findings = append(v.Findings(), appraise.Describe(v)...)
+	default:
+		res := appraise.Appraise(v, policy, expect, now)
+		out.Accepted, out.Findings, err = res.Accepted, res.Findings, res.Err()
+	}
+	if v != nil {
+		out.Product, out.Root = v.Product(), v.Root().Name()
+	}
+	if err := out.print(env.Stdout, f.asJSON); err != nil {
+		return fmt.Errorf("writing the decision: %w", err)
+	}
+	return refused(err)
+}
+
+// refused turns a refusal into exit 3 with its code and what to do.
+func refused(err error) error {
+	if err == nil {
+		return nil
+	}
+	c, _ := code.Of(err)
+	err = applet.Refused(c, fmt.Errorf("report refused: %w", err))
+	switch c {
+	case code.ReportVersion:
+		return applet.WithHint(err, "a version 2 report does not name its product: give -product Milan or Genoa")
+	case code.VEKRoot:
+		return applet.WithHint(err, "a simulator's report needs -root with the simulator's ARK")
+	case code.VEKTCB, code.VEKChip:
+		return applet.WithHint(err, "fetch the VCEK for the report's CHIP_ID and REPORTED_TCB")
+	}
+	return applet.WithHint(err, "attestbox explain "+string(c))
+}
+
+// values reads the flags that are values themselves.
+func (f *appraiseFlags) values() (now time.Time, opt appraise.Options, expect appraise.Expect, err error) {
+	now = time.Now()
+	if f.at != "" {
+		if now, err = time.Parse(time.RFC3339, f.at); err != nil {
+			return now, opt, expect, fmt.Errorf("-time %q is not RFC 3339, such as 2026-01-31T12:00:00Z", f.at)
+		}
+	}
+	if f.product != "" {
+		p, err := snp.ParseProduct(f.product)
+		if err != nil {
+			return now, opt, expect, fmt.Errorf("-product: %w", err)
+		}
+		opt.Product, opt.Version2As = p, p
+	}
+	if f.hostData != "" {
+		expect.HostData = new([32]byte)
+		if err := fixedHex(expect.HostData[:], "-host-data", f.hostData); err != nil {
+			return now, opt, expect, err
+		}
+	}
+	if f.reportData != "" {
+		expect.ReportData = new([64]byte)
+		if err := fixedHex(expect.ReportData[:], "-report-data", f.reportData); err != nil {
+			return now, opt, expect, err
+		}
+	}
+	for _, m := range f.measurements {
+		if err := new(appraise.Hex48).UnmarshalText([]byte(m)); err != nil {
+			return now, opt, expect, fmt.Errorf("-measurement: %w", err)
+		}
+	}
+	return now, opt, expect, nil
+}
+
+// loadPolicy reads the policy, or makes the one that -product and -measurement
+// say, and fits it and the options to each other.
+func (f *appraiseFlags) loadPolicy(opt *appraise.Options) (*appraise.Policy, error) {
+	if f.signatureOnly {
+		return nil, nil
+	}
+	p := &appraise.Policy{Products: map[snp.Product]appraise.ProductPolicy{snp.Milan: {}, snp.Genoa: {}, snp.Turin: {}}}
+	if f.policy != "" {
+		b, err := readInput(nil, f.policy, maxInput)
+		if err != nil {
+			return nil, fmt.Errorf("reading policy: %w", err)
+		}
+		if p, err = appraise.ParsePolicy(b); err != nil {
+			return nil, applet.WithHint(applet.Fail(code.AppraisalPolicy, fmt.Errorf("%q: %w", f.policy, err)), "docs/appraisal.md has a worked example")
+		}
+	}
+	if len(f.measurements) > 0 {
+		p.Measurements = make([]appraise.Hex48, len(f.measurements))
+		for i, m := range f.measurements {
+			if err := p.Measurements[i].UnmarshalText([]byte(m)); err != nil {
+				return nil, applet.Usage("-measurement: %v", err)
+			}
+		}
+	}
+	if f.product != "" {
+		if _, listed := p.Products[opt.Product]; listed {
+			p.Version2As = opt.Product // naming the product is asking for version 2
+		}
+	}
+	named := opt.Product
+	*opt = p.VerifyOptions(nil)
+	opt.Product = named
+	return p, nil
+}
+
+// load reads report, certificates and roots.
+func (f *appraiseFlags) load(env *applet.Env) (report []byte, e appraise.Endorsements, roots *appraise.Roots, err error) {
+	raw, err := readInput(env, f.report, maxInput)
+	if err == nil {
+		report, err = appraise.DecodeReport(raw)
+	}
+	if err != nil {
+		return nil, e, nil, fmt.Errorf("reading report: %w", err)
+	}
+	b, err := readInput(env, f.vek, maxInput)
+	var certs [][]byte
+	if err == nil {
+		certs, err = appraise.DecodeCerts(b)
+	}
+	if err == nil && len(certs) != 1 {
+		err = fmt.Errorf("%d certificates, want one", len(certs))
+	}
+	if err != nil {
+		return nil, e, nil, fmt.Errorf("reading VEK %q: %w", f.vek, err)
+	}
+	e.VEK = certs[0]
+	if f.chain != "" {
+		if b, err = readInput(env, f.chain, maxInput); err == nil {
+			e.ASK, e.ARK, err = appraise.DecodeChain(b)
+		}
+		if err != nil {
+			return nil, e, nil, fmt.Errorf("reading chain %q: %w", f.chain, err)
+		}
+	}
+	if f.crl != "" {
+		if e.CRL, err = readInput(env, f.crl, maxCRL); err != nil {
+			return nil, e, nil, fmt.Errorf("reading revocation list: %w", err)
+		}
+	}
+	roots, err = f.loadRoots(env)
+	return report, e, roots, err
+}
+
+func (f *appraiseFlags) loadRoots(env *applet.Env) (*appraise.Roots, error) {
+	if f.root == "" {
+		return amdroots.Load()
+	}
+	b, err := readInput(env, f.root, maxInput)
+	if err != nil {
+		return nil, fmt.Errorf("reading roots: %w", err)
+	}
+	roots, err := appraise.DecodeRoots(b, f.product)
+	if err != nil {
+		return nil, applet.WithHint(fmt.Errorf("reading roots %q: %w", f.root, err), "-root takes an ARK, self-signed, in PEM or DER; -product says of which product")
+	}
+	return roots, nil
+}
+
+// readInput reads a file, or stdin for "-", of 1 to max bytes.
+func readInput(env *applet.Env, path string, max int64) ([]byte, error) {
+	var r io.Reader
+	if path == "-" && env != nil {
+		r = env.Stdin
+	} else {
+		file, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		r = file
+	}
+	b, err := io.ReadAll(io.LimitReader(r, max+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%q: %w", path, err)
+	case int64(len(b)) > max:
+		return nil, fmt.Errorf("%q is larger than %d bytes", path, max)
+	case len(b) == 0:
+		return nil, fmt.Errorf("%q is empty", path)
+	}
+	return b, nil
+}
+
+func fixedHex(to []byte, name, text string) error {
+	if len(text) != 2*len(to) {
+		return fmt.Errorf("%s has %d hex digits, want %d", name, len(text), 2*len(to))
+	}
+	if _, err := hex.Decode(to, []byte(text)); err != nil {
+		return fmt.Errorf("%s %q is not hex", name, text)
+	}
+	return nil
+}
+
+func (v *verdict) print(w io.Writer, asJSON bool) error {
+	if asJSON {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		enc.SetEscapeHTML(false)
+		return enc.Encode(v)
+	}
+	for _, f := range v.Findings {
+		line := fmt.Sprintf("%-11s  %-36s found %s", f.Verdict(), f.Field, f.Found)
+		if f.Want != "" {
+			line += "; want " + f.Want
+		}
+		if f.Note != "" {
+			line += " (" + f.Note + ")"
+		}
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintln(w, v.summary())
+	return err
+}
+
+func (v *verdict) summary() string {
+	s := "verdict: REFUSED"
+	switch {
+	case v.Accepted && v.SignatureOnly:
+		s = "verdict: SIGNATURE VERIFIED, no field was appraised"
+	case v.Accepted:
+		s = "verdict: ACCEPTED"
+	}
+	s += ", at " + v.Time
+	if v.Root != "" {
+		s += fmt.Sprintf(", %s, root %s", v.Product, v.Root)
+	} else if !v.AMD {
+		s += ", root " + appraise.NotAMD
+	}
+	return s
+}
