@@ -35,6 +35,8 @@ type Init struct {
 	net   config.Network // of the file, or of the command line
 	debug bool
 	floor floor
+	// printk is the kernel's console level as it was found.
+	printk []byte
 
 	rel      *release // nil before the verifier answered
 	reported bool     // the outcome was acknowledged
@@ -76,6 +78,10 @@ func Main() {
 	os.Clearenv() // the kernel puts unknown words of its command line there
 	in := &Init{sys: linux{}, deps: realDeps()}
 	in.log = &console{w: os.Stderr, level: config.LogInfo, uptime: in.sys.Uptime}
+	in.main()
+}
+
+func (in *Init) main() {
 	// Go ends a program on these; PID 1 must not end.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPWR)
@@ -209,10 +215,20 @@ func (in *Init) quietKernel() {
 	if in.log.level == config.LogDebug {
 		return
 	}
-	if err := os.WriteFile(in.path("/proc/sys/kernel/printk"), []byte("4\n"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
-		in.log.debug("console", "%v", err)
+	was, err := os.ReadFile(in.path(printkFile))
+	if err == nil && os.WriteFile(in.path(printkFile), []byte("4\n"), 0) == nil {
+		in.printk = was
 	}
 }
+
+// restorePrintk undoes quietKernel for the real system.
+func (in *Init) restorePrintk() {
+	if in.printk != nil {
+		_ = os.WriteFile(in.path(printkFile), in.printk, 0)
+	}
+}
+
+const printkFile = "/proc/sys/kernel/printk"
 
 // openConsole points the standard descriptors at the console of devtmpfs,
 // since an initramfs may come without the node.

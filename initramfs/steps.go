@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"attestbox/initramfs/config"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/platform"
@@ -127,7 +125,7 @@ func (in *Init) bootRoot(ctx context.Context) error {
 	}
 	in.wipe()
 	in.log.step("switch-root", "starting %s", r.Init)
-	in.loudKernel()
+	in.restorePrintk()
 	return in.switchRoot(r.Init)
 }
 
@@ -154,14 +152,6 @@ func codeIfNone(c code.Code, err error) error {
 func (in *Init) wipe() {
 	if in.rel != nil {
 		in.rel.close()
-	}
-}
-
-// loudKernel gives the console back to the kernel's messages as they were by
-// default, for the real system.
-func (in *Init) loudKernel() {
-	if in.log.level != config.LogDebug {
-		_ = os.WriteFile(in.path("/proc/sys/kernel/printk"), []byte("7\n"), 0)
 	}
 }
 
