@@ -30,6 +30,12 @@
 //	20     n    body
 //	20+n   4    CRC-32C of bytes 0 to 20+n
 //
+// For example, kind 3 (with a body too short for it), tag 0x0102030405060708,
+// body aa:
+//
+//	53 4e 50 6c 01 03 00 00  08 07 06 05 04 03 02 01
+//	01 00 00 00 aa ef 6d 0a  ab
+//
 // Bodies of requests:
 //
 //	report           MSG_REPORT_REQ, 96 bytes
