@@ -42,6 +42,8 @@ const domainOutcomeKey = "attestbox/state/outcome-key/1"
 type Root struct {
 	Product string `json:"product"` // "Milan", "Genoa", "Turin"
 	ARK     []byte `json:"ark"`     // DER
+	// Intermediates (ASK, ASVK) serve evidence that brings none; DER.
+	Intermediates [][]byte `json:"intermediates"`
 }
 
 // Config is what the owner decides for the whole verifier.

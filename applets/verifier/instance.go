@@ -1,0 +1,235 @@
+package verifier
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"attestbox/internal/applet"
+	"attestbox/internal/server"
+	"attestbox/internal/wire"
+)
+
+// shown is what list and show print with -json.
+type shown struct {
+	*server.Instance
+	Boots *server.Boots `json:"boots"`
+	State string        `json:"state"`
+}
+
+// stateOf is an instance's state in a word or two.
+func stateOf(i *server.Instance, b *server.Boots) string {
+	switch {
+	case i.Decommissioned != 0:
+		return "decommissioned"
+	case len(b.Current) == 0 && b.Issued == 0:
+		return "never booted"
+	case len(b.Current) == 0:
+		return "cleared"
+	case b.Current[0].Unfinished():
+		return "unfinished boot"
+	case b.Current[0].Result == wire.ResultOpened:
+		return "up"
+	}
+	return "failed"
+}
+
+func runInstance(ctx context.Context, env *applet.Env, args []string) error {
+	verbs := map[string]func(context.Context, *applet.Env, *server.State, *instanceFlags) error{
+		"list": instanceList, "show": instanceShow, "allow": instanceAllow, "clear": instanceClear, "decommission": instanceDecommission,
+	}
+	if len(args) == 0 || verbs[args[0]] == nil {
+		return applet.WithHint(applet.Usage("want list, show, allow, clear or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
+	}
+	verb := args[0]
+	var f instanceFlags
+	fs := env.Flags("list|show|allow|clear|decommission -state DIR -seal-key FILE [flags] [ID]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+map[bool]string{false: " ID"}[verb == "list"])
+	f.state.register(fs)
+	switch verb {
+	case "list", "show":
+		fs.BoolVar(&f.json, "json", false, "print JSON")
+	case "allow":
+		f.launch.register(fs)
+		fs.BoolVar(&f.only, "only", false, "and forget the launch digests allowed before")
+	case "decommission":
+		fs.BoolVar(&f.erase, "erase-key", false, "delete the disk key and the secrets too: the disk opens no more")
+	}
+	if err := fs.Parse(args[1:]); err != nil {
+		return err
+	}
+	if err := f.state.check(fs); err != nil {
+		return err
+	}
+	want := 1
+	if verb == "list" {
+		want = 0
+	}
+	if fs.NArg() != want {
+		return fs.Usage("want %d instance IDs after the flags, got %d", want, fs.NArg())
+	}
+	if want == 1 {
+		var err error
+		if fs.Arg(0) == "new" {
+			return fs.Usage("want an instance ID")
+		}
+		if f.id, err = parseID(fs.Arg(0)); err != nil {
+			return fs.Usage("instance ID: %v", err)
+		}
+	}
+	if verb == "allow" {
+		var err error
+		if f.measurements, err = f.launch.measurements(); err != nil {
+			return err
+		}
+	}
+	st, err := f.state.open(ctx, env)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	if err := verbs[verb](ctx, env, st, &f); err != nil {
+		return instanceError(f.id, err)
+	}
+	return nil
+}
+
+type instanceFlags struct {
+	state             stateFlags
+	launch            launchFlags
+	measurements      []server.Measurement
+	id                wire.Hex32
+	json, only, erase bool
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func instanceList(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
+	all := []shown{}
+	err := st.Instances(ctx, func(i *server.Instance) error {
+		b, err := st.Boots(ctx, i.ID)
+		if err != nil {
+			return err
+		}
+		if f.json {
+			all = append(all, shown{i, b, stateOf(i, b)})
+			return nil
+		}
+		note := ""
+		if i.Note != "" {
+			note = "  " + i.Note
+		}
+		_, err = fmt.Fprintf(env.Stdout, "%s  %-15s  issued %d, committed %d%s\n", i.ID, stateOf(i, b), b.Issued, b.Committed, note)
+		return err
+	})
+	if err == nil && f.json {
+		err = printJSON(env.Stdout, all)
+	}
+	return err
+}
+
+func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
+	i, err := st.Instance(ctx, f.id)
+	if err != nil {
+		return err
+	}
+	b, err := st.Boots(ctx, f.id)
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return printJSON(env.Stdout, shown{i, b, stateOf(i, b)})
+	}
+	w := env.Stdout
+	fmt.Fprintf(w, "instance     %s\nstate        %s\n", i.ID, stateOf(i, b))
+	if i.Note != "" {
+		fmt.Fprintf(w, "note         %s\n", i.Note)
+	}
+	fmt.Fprintf(w, "registered   %s\n", stamp(i.Created))
+	if i.Decommissioned != 0 {
+		fmt.Fprintf(w, "refused      since %s, for good\n", stamp(i.Decommissioned))
+	}
+	for _, m := range i.Measurements {
+		fmt.Fprintf(w, "launch       %s\n             %s\n", m.Digest, m.Source)
+	}
+	for _, h := range i.Headers {
+		fmt.Fprintf(w, "LUKS header  %s\n             %s, sectors of %d bytes, integrity %s\n", h.Digest, h.Cipher, h.SectorSize, h.Integrity)
+	}
+	for _, n := range i.SecretNames {
+		fmt.Fprintf(w, "secret       %s\n", n)
+	}
+	fmt.Fprintf(w, "second boot  %s\nboots        issued %d, committed %d, takeovers %d\n", i.OnSecond, b.Issued, b.Committed, b.Takeovers)
+	for _, boot := range append(append([]server.Boot{}, b.Current...), b.Past...) {
+		fmt.Fprintf(w, "  boot %-5d %s  %s\n             REPORT_ID %s, released %d times, exchange %s\n",
+			boot.Number, stamp(boot.Started), outcomeText(&boot), boot.ReportID, boot.Gives, boot.Exchange)
+	}
+	return nil
+}
+
+func outcomeText(b *server.Boot) string {
+	s := b.Result
+	switch {
+	case b.Unfinished():
+		s = "UNFINISHED: released, and never said how it ended"
+	case b.Result == wire.ResultFailed:
+		s = "failed: " + string(b.Reason)
+	}
+	if b.Superseded {
+		s += ", superseded"
+	}
+	return s
+}
+
+func stamp(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
+
+func instanceAllow(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
+	err := st.UpdateInstance(ctx, f.id, func(i *server.Instance) error {
+		next := []server.Measurement{}
+		if !f.only {
+			next = append(next, i.Measurements...)
+		}
+	add:
+		for _, m := range f.measurements {
+			for _, have := range next {
+				if have.Digest == m.Digest {
+					continue add
+				}
+			}
+			next = append(next, m)
+		}
+		i.Measurements = next
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range f.measurements {
+		fmt.Fprintf(env.Stderr, "allowed %s: %s\n", m.Digest, m.Source)
+	}
+	return nil
+}
+
+func instanceClear(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
+	if err := st.ClearBoot(ctx, f.id); err != nil {
+		return err
+	}
+	fmt.Fprintln(env.Stderr, "cleared: that boot gets nothing more, the next one may start")
+	return nil
+}
+
+func instanceDecommission(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
+	if err := st.Decommission(ctx, f.id, time.Now(), f.erase); err != nil {
+		return err
+	}
+	kept := "its key is kept, sealed; -erase-key deletes it"
+	if f.erase {
+		kept = "its secrets are deleted"
+	}
+	fmt.Fprintf(env.Stderr, "decommissioned: the ID is refused for good; %s\n", kept)
+	return nil
+}

@@ -1,0 +1,201 @@
+package verifier
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"attestbox/internal/applet"
+	"attestbox/internal/code"
+	"attestbox/internal/image"
+	"attestbox/internal/measure"
+	"attestbox/internal/server"
+)
+
+// maxFirmware and maxCmdline bound what is read to measure; kernel and
+// initramfs are hashed while they are read.
+const (
+	maxFirmware = 64 << 20
+	maxCmdline  = 64 << 10
+	maxRecord   = 16 << 20
+)
+
+// launchFlags say what is launched, for a digest that is computed here.
+type launchFlags struct {
+	images, digests              applet.Strings
+	kernel, initrd, append, ovmf string
+	vcpus                        int
+	vcpuType, vmm                string
+	guestFeatures                uint64
+}
+
+func (l *launchFlags) register(fs *applet.FlagSet) {
+	fs.Var(&l.images, "image", "`DIR` that mkimage build wrote: its launch digest, computed again from its files; may be repeated")
+	fs.Var(&l.digests, "measurement", "launch digest, 96 `HEX` digits; only together with -kernel, -initrd and -append, which show that it covers them")
+	fs.StringVar(&l.kernel, "kernel", "", "kernel `FILE`")
+	fs.StringVar(&l.initrd, "initrd", "", "initramfs `FILE`")
+	fs.StringVar(&l.append, "append", "", "kernel command line")
+	fs.StringVar(&l.ovmf, "ovmf", "", "firmware `FILE`; without it the synthetic one that mkimage and snp-sim use")
+	fs.IntVar(&l.vcpus, "vcpus", 1, "number of vCPUs")
+	fs.StringVar(&l.vcpuType, "vcpu-type", "EPYC-Milan", "vCPU type")
+	fs.StringVar(&l.vmm, "vmm", "", "qemu (default), ec2, gce")
+	fs.Uint64Var(&l.guestFeatures, "guest-features", 0, "SEV_FEATURES of the VMSA; 0 is the default of the VMM")
+}
+
+func incomplete(format string, a ...any) error {
+	return applet.WithHint(applet.Refused(code.MeasurementIncomplete, fmt.Errorf(format, a...)),
+		"register an image folder with -image DIR, or give -kernel, -initrd, -append and -ovmf as they will be launched")
+}
+
+// measurements gives the launch digests to register. Each was computed here
+// over kernel, initramfs and command line; there is no way around that.
+func (l *launchFlags) measurements() ([]server.Measurement, error) {
+	var out []server.Measurement
+	for _, dir := range l.images {
+		m, err := fromImage(dir, l.ovmf)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	if len(l.digests) == 0 && l.kernel == "" && l.initrd == "" {
+		if len(out) == 0 {
+			return nil, incomplete("no launch digest")
+		}
+		return out, nil
+	}
+	want := map[string]bool{}
+	for _, d := range l.digests {
+		if b, err := hex.DecodeString(d); err != nil || len(b) != 48 {
+			return nil, applet.Usage("-measurement %.100q is not 96 hex digits", d)
+		}
+		want[hexLower(d)] = true
+	}
+	if l.kernel == "" || l.initrd == "" {
+		return nil, incomplete("a launch digest alone does not show that it covers kernel, initramfs and command line")
+	}
+	got, err := l.compute(measure.Config{VCPUs: l.vcpus, VCPUType: l.vcpuType, VMM: l.vmm, GuestFeatures: l.guestFeatures, Append: l.append}, l.kernel, l.initrd)
+	if err != nil {
+		return nil, err
+	}
+	for d := range want {
+		if d != got {
+			return nil, incomplete("the launch digest given is not that of the files given: computed %s, given %s", got, d)
+		}
+	}
+	return append(out, server.Measurement{Digest: got, Source: fmt.Sprintf("computed from %s, %s and a command line of %d bytes", filepath.Base(l.kernel), filepath.Base(l.initrd), len(l.append))}), nil
+}
+
+func hexLower(s string) string {
+	b, _ := hex.DecodeString(s) // checked by the caller
+	return hex.EncodeToString(b)
+}
+
+func (l *launchFlags) compute(cfg measure.Config, kernel, initrd string) (string, error) {
+	var err error
+	if cfg.Firmware, err = firmware(l.ovmf); err != nil {
+		return "", err
+	}
+	return computeDigest(cfg, kernel, initrd)
+}
+
+func firmware(name string) ([]byte, error) {
+	if name == "" {
+		return measure.SyntheticFirmware(), nil
+	}
+	return readFile(nil, name, maxFirmware)
+}
+
+func computeDigest(cfg measure.Config, kernel, initrd string) (string, error) {
+	var err error
+	cfg.HasKernel = true
+	if cfg.KernelHash, err = hashFile(kernel); err != nil {
+		return "", err
+	}
+	if cfg.InitrdHash, err = hashFile(initrd); err != nil {
+		return "", err
+	}
+	res, err := measure.SNP(cfg)
+	if err != nil {
+		return "", fmt.Errorf("computing the launch digest: %w", err)
+	}
+	if !res.Complete {
+		return "", incomplete("the launch digest is incomplete: %s", res.Why)
+	}
+	return hex.EncodeToString(res.Digest[:]), nil
+}
+
+func hashFile(name string) (*[32]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	if err != nil {
+		return nil, fmt.Errorf("reading %q: %w", name, err)
+	}
+	if n == 0 {
+		return nil, fmt.Errorf("reading %q: it is empty", name)
+	}
+	return (*[32]byte)(h.Sum(nil)), nil
+}
+
+// fromImage computes the digest of an image folder from its files and compares
+// it with what its record says. A record alone is not believed.
+func fromImage(dir, ovmf string) (none server.Measurement, err error) {
+	if filepath.Base(dir) == "image.json" {
+		dir = filepath.Dir(dir)
+	}
+	name := filepath.Join(dir, "image.json")
+	b, err := readFile(nil, name, maxRecord)
+	if err != nil {
+		return none, applet.WithHint(err, "make the folder with: mkimage build -out DIR ...")
+	}
+	// Not strict: the record is a newer or older mkimage's, and what counts is
+	// computed from the files.
+	var rec image.Record
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return none, fmt.Errorf("reading %q: %w", name, err)
+	}
+	m := rec.Measurement
+	switch {
+	case rec.Debug:
+		return none, applet.Refused(code.MeasurementIncomplete, fmt.Errorf("image %q has a debug shell and must never be trusted", dir))
+	case m == nil:
+		return none, incomplete("image %q has no launch digest", dir)
+	case !m.Complete:
+		return none, incomplete("image %q: its launch digest is incomplete: %s", dir, m.Why)
+	}
+	cmdline, err := readFile(nil, filepath.Join(dir, "cmdline"), maxCmdline)
+	if err != nil {
+		return none, err
+	}
+	cfg := measure.Config{VCPUs: m.VCPUs, VCPUType: m.VCPUType, VMM: m.VMM, GuestFeatures: m.GuestFeatures, Append: string(cmdline)}
+	if !m.Synthetic && ovmf == "" {
+		return none, incomplete("image %q was measured with a firmware file of SHA-256 %s: name it with -ovmf", dir, m.Firmware.SHA256)
+	}
+	if m.Synthetic {
+		ovmf = ""
+	}
+	if cfg.Firmware, err = firmware(ovmf); err != nil {
+		return none, err
+	}
+	got, err := computeDigest(cfg, filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "initrd"))
+	if err != nil {
+		return none, err
+	}
+	if got != m.LaunchDigest {
+		return none, applet.WithHint(incomplete("image %q: its files give the launch digest %s, its record says %s", dir, got, m.LaunchDigest), "build it again")
+	}
+	source := "computed from image " + filepath.Base(filepath.Clean(dir))
+	if rec.Simulator {
+		source += " (for the simulator)"
+	}
+	return server.Measurement{Digest: got, Source: source}, nil
+}

@@ -1,0 +1,250 @@
+package verifier
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"attestbox/internal/applet"
+	"attestbox/internal/code"
+	"attestbox/internal/secret"
+	"attestbox/internal/server"
+	"attestbox/internal/store"
+	"attestbox/internal/store/bolt"
+	"attestbox/internal/store/relay"
+	"attestbox/internal/store/sealed"
+)
+
+// Names in the state folder; see docs/verifier.md.
+const (
+	dbFile        = "state.db"
+	decisionsFile = "decisions.jsonl"
+	socketFile    = "admin.sock"
+)
+
+// stateFlags are the flags of every command that opens the state.
+type stateFlags struct {
+	dir, keyFile, passFile string
+}
+
+func (f *stateFlags) register(fs *applet.FlagSet) {
+	fs.StringVar(&f.dir, "state", "", "state `DIR` of the verifier, mode 0700")
+	fs.StringVar(&f.keyFile, "seal-key", "", "`FILE` of 32 or more random bytes that seals the state; not in the state folder")
+	fs.StringVar(&f.passFile, "seal-passphrase", "", "`FILE` with a passphrase instead; - is stdin")
+}
+
+func (f *stateFlags) check(fs *applet.FlagSet) error {
+	switch {
+	case f.dir == "":
+		return fs.Usage("-state is missing")
+	case f.keyFile == "" && f.passFile == "":
+		return fs.Usage("-seal-key (or -seal-passphrase) is missing")
+	case f.keyFile != "" && f.passFile != "":
+		return fs.Usage("-seal-key and -seal-passphrase exclude each other")
+	}
+	return nil
+}
+
+// key reads the seal key; the caller zeroes both parts. A key inside the state
+// folder is refused: whoever copies the folder would have it too.
+func (f *stateFlags) key(env *applet.Env) (sealed.Key, error) {
+	name, max := f.keyFile, sealed.MaxFileKey
+	if name == "" {
+		name = f.passFile
+	}
+	if name != "-" {
+		if err := outside(f.dir, name); err != nil {
+			return sealed.Key{}, err
+		}
+	}
+	b, err := readSecret(env, name, max)
+	if err != nil {
+		return sealed.Key{}, fmt.Errorf("reading the seal key: %w", err)
+	}
+	if f.keyFile != "" {
+		if err := sealed.CheckFileKey(b); err != nil {
+			b.Zero()
+			return sealed.Key{}, applet.WithHint(applet.Refused(code.SealKey, fmt.Errorf("reading the seal key %q: %w", name, err)),
+				"make one with: head -c 32 /dev/urandom > FILE; a passphrase goes with -seal-passphrase")
+		}
+		return sealed.Key{File: b}, nil
+	}
+	defer b.Zero()
+	return sealed.Key{Passphrase: secret.Copy(bytes.TrimRight(b.Bytes(), "\r\n"))}, nil
+}
+
+func zeroKey(k sealed.Key) { k.File.Zero(); k.Passphrase.Zero() }
+
+// outside refuses a file that lies in dir, by its real path or by being the
+// same file as one in there.
+func outside(dir, file string) error {
+	refuse := func() error {
+		return applet.WithHint(applet.Refused(code.SealKey, fmt.Errorf("the seal key %q lies in the state folder: a copy of the folder would open itself", file)),
+			"keep it elsewhere, for example as a systemd credential")
+	}
+	realFile, err := filepath.EvalSymlinks(file)
+	if err != nil {
+		return fmt.Errorf("reading the seal key: %w", err)
+	}
+	if realFile, err = filepath.Abs(realFile); err != nil {
+		return err
+	}
+	realDir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		realDir, err = dir, nil // init: nothing can lie in it yet
+	}
+	if err != nil {
+		return err
+	}
+	if realDir, err = filepath.Abs(realDir); err != nil {
+		return err
+	}
+	if rel, err := filepath.Rel(realDir, realFile); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		return refuse()
+	}
+	// A hard link has no real path.
+	want, err := os.Stat(realFile)
+	if err != nil {
+		return fmt.Errorf("reading the seal key: %w", err)
+	}
+	entries, err := os.ReadDir(realDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if st, err := os.Stat(filepath.Join(realDir, e.Name())); err == nil && os.SameFile(st, want) {
+			return refuse()
+		}
+	}
+	return nil
+}
+
+// readSecret reads a file, or stdin for "-".
+func readSecret(env *applet.Env, name string, max int) (*secret.Bytes, error) {
+	r := env.Stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		r = f
+	}
+	s, err := secret.ReadAll(r, max)
+	if err != nil {
+		return nil, fmt.Errorf("reading %q: %w", name, err)
+	}
+	if s.Len() == 0 {
+		return nil, fmt.Errorf("reading %q: it is empty", name)
+	}
+	return s, nil
+}
+
+// readFile reads a bounded file that is not secret.
+func readFile(env *applet.Env, name string, max int64) ([]byte, error) {
+	r := env.Stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		r = f
+	}
+	b, err := io.ReadAll(io.LimitReader(r, max+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %q: %w", name, err)
+	}
+	if int64(len(b)) > max {
+		return nil, fmt.Errorf("reading %q: more than %d bytes", name, max)
+	}
+	return b, nil
+}
+
+// newDir makes the folder of a new state; one that holds something is refused.
+func newDir(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err == nil {
+		return nil
+	} else if !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("making the state folder: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("making the state folder: %w", err)
+	}
+	if len(entries) > 0 {
+		return applet.WithHint(fmt.Errorf("the state folder %q is not empty, and nothing in it was touched", dir), "name a folder that does not exist yet")
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("making the state folder: %w", err)
+	}
+	return nil
+}
+
+func checkDir(dir string) error {
+	st, err := os.Stat(dir)
+	if err == nil && !st.IsDir() {
+		err = errors.New("not a folder")
+	}
+	if err == nil {
+		_, err = os.Stat(filepath.Join(dir, dbFile))
+	}
+	if err != nil {
+		return applet.WithHint(fmt.Errorf("opening the state %q: %w", dir, err), "make one with: verifier init -state DIR -seal-key FILE")
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return applet.WithHint(fmt.Errorf("opening the state %q: mode %04o lets others in", dir, st.Mode().Perm()), "chmod 700 "+dir)
+	}
+	return nil
+}
+
+// open opens the state, through the running server if there is one.
+func (f *stateFlags) open(ctx context.Context, env *applet.Env) (*server.State, error) {
+	return f.openBy(ctx, env, func() (store.Store, error) {
+		if s, err := relay.Dial(ctx, filepath.Join(f.dir, socketFile)); err == nil {
+			return s, nil
+		}
+		return openBolt(f.dir)
+	})
+}
+
+func (f *stateFlags) openBy(ctx context.Context, env *applet.Env, raw func() (store.Store, error)) (*server.State, error) {
+	if err := checkDir(f.dir); err != nil {
+		return nil, err
+	}
+	key, err := f.key(env)
+	if err != nil {
+		return nil, err
+	}
+	defer zeroKey(key)
+	r, err := raw()
+	if err != nil {
+		return nil, err
+	}
+	st, err := server.OpenState(ctx, r, key)
+	if err != nil {
+		r.Close()
+		if errors.Is(err, sealed.ErrSealKey) {
+			return nil, applet.Refused(code.SealKey, fmt.Errorf("opening the state %q: %w", f.dir, err))
+		}
+		return nil, fmt.Errorf("opening the state %q: %w", f.dir, err)
+	}
+	return st, nil
+}
+
+func openBolt(dir string) (store.Store, error) {
+	s, err := bolt.Open(filepath.Join(dir, dbFile))
+	if errors.Is(err, store.ErrLocked) {
+		return nil, applet.WithHint(applet.Later(code.StateLocked, err), "wait for the other command, or stop the other server")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
