@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +19,11 @@ type target struct {
 	params        string
 }
 
+// String leaves out a key that somebody put into the table itself.
 func (t target) String() string {
+	if f := strings.Fields(t.params); t.kind == "crypt" && (len(f) < 2 || !strings.HasPrefix(f[1], ":")) {
+		return fmt.Sprintf("%d %d crypt [key in the table, not shown]", t.start, t.length)
+	}
 	return fmt.Sprintf("%d %d %s %s", t.start, t.length, t.kind, t.params)
 }
 
