@@ -182,8 +182,8 @@ func (f *appraiseFlags) loadPolicy(opt *appraise.Options) (*appraise.Policy, err
 		if err != nil {
 			return nil, fmt.Errorf("reading policy: %w", err)
 		}
-		if p, err = appraise.ParsePolicy(b); err != nil {
-			return nil, applet.WithHint(applet.Fail(code.AppraisalPolicy, fmt.Errorf("%q: %w", f.policy, err)), "docs/appraisal.md has a worked example")
+		if p, err = appraise.DecodePolicy(b); err != nil {
+			return nil, f.badPolicy(err)
 		}
 	}
 	if len(f.measurements) > 0 {
@@ -199,10 +199,18 @@ func (f *appraiseFlags) loadPolicy(opt *appraise.Options) (*appraise.Policy, err
 			p.Version2As = opt.Product // naming the product is asking for version 2
 		}
 	}
+	if err := p.Check(); err != nil {
+		return nil, f.badPolicy(err)
+	}
 	named := opt.Product
 	*opt = p.VerifyOptions(nil)
 	opt.Product = named
 	return p, nil
+}
+
+func (f *appraiseFlags) badPolicy(err error) error {
+	err = applet.Fail(code.AppraisalPolicy, fmt.Errorf("policy %q: %w", f.policy, err))
+	return applet.WithHint(err, "docs/appraisal.md has a worked example")
 }
 
 // load reads report, certificates and roots.

@@ -93,11 +93,21 @@ func (f TCBFloor) tcb(p snp.Product) snp.TCB {
 	return snp.TCB{FMC: f.FMC, BootLoader: f.BootLoader, TEE: f.TEE, SNP: f.SNP, Microcode: f.Microcode, HasFMC: p == snp.Turin}
 }
 
-// ParsePolicy reads a policy file, strictly, and checks it.
-func ParsePolicy(data []byte) (*Policy, error) {
+// DecodePolicy reads a policy file, strictly, but does not check it: for a
+// caller who sets the measurements itself. Appraise checks in any case.
+func DecodePolicy(data []byte) (*Policy, error) {
 	p := &Policy{}
 	if err := strictjson.Unmarshal(data, p); err != nil {
 		return nil, fmt.Errorf("reading appraisal policy: %w", err)
+	}
+	return p, nil
+}
+
+// ParsePolicy reads a policy file, strictly, and checks it.
+func ParsePolicy(data []byte) (*Policy, error) {
+	p, err := DecodePolicy(data)
+	if err != nil {
+		return nil, err
 	}
 	if err := p.Check(); err != nil {
 		return nil, fmt.Errorf("appraisal policy: %w", err)
