@@ -2,6 +2,7 @@ package initramfs
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,6 +67,21 @@ func TestBreak(t *testing.T) {
 	if s := vm.Console.String(); strings.Contains(s, "task:") || strings.Contains(s, "Kernel panic") || strings.Contains(s, "sysrq: Show") {
 		t.Error("SysRq did something")
 	}
+	// The same keys work once somebody inside turns SysRq on: the BREAK does
+	// arrive.
+	if _, err := vm.Console.Write([]byte("enable\n")); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, vm, "program: SysRq on: <nil>")
+	if err := vm.QMP.SendBreak(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.Console.Write([]byte("b")); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Wait(); !errors.Is(err, qemu.ErrReset) {
+		t.Errorf("with SysRq on, BREAK b: %v", err)
+	}
 }
 
 // newer matches an "alive" line beyond the first *seen lines.
@@ -90,12 +106,13 @@ func TestRun(t *testing.T) {
 	}
 	cfg := strings.Replace(programsConfig(
 		program("first", "ids", "1000:1001", "never", true, `,"wait":true,"secrets":["token"]`),
-		program("orphan", "orphan", "root", "never", true, ""),
+		program("orphan", "orphan", "root", "never", true, `,"wait":true`),
 		program("optional", "fail", "root", "never", false, `,"wait":true`),
 		program("missing", "x", "root", "never", false, ""),
 		program("service", "serve", "1000:1001", "always", true, ""),
 		program("stop", "stop-init", "root", "never", true, ""),
 	), `"mode":"run"`, `"mode":"run","servers":["vsock://2:8451"],"pins":["`+testPin+`"]`, 1)
+	cfg = strings.Replace(cfg, `"type":"tmpfs"`, `"type":"tmpfs","owner":"1000:1001"`, 1)
 	cfg = strings.Replace(cfg, `["/bin/guest","x"]`, `["/bin/nothing"]`, 1)
 	v := &vmImage{config: cfg, files: []guesttest.File{{Name: "verifier.json", Mode: 0o600, Data: verifier}}}
 	vm := v.boot(t)
@@ -103,9 +120,9 @@ func TestRun(t *testing.T) {
 	expect(t, vm,
 		`outcome "opened" "", 0 headers`, "outcome: boot 3 acknowledged", "mount: tmpfs of 16M on /state",
 		"program: uid 1000 gid 1001 groups []", "program: read root's secrets: open /run/attestbox/secrets/token: permission denied",
-		"program: own secret: 5 bytes, <nil>", "program: leaving ", "program: grandchild of process 1 ends",
+		"program: own secret: 5 bytes, <nil>", "program: state: <nil>", "behind: <nil>", "program: the orphan was reaped", "program: grandchild of process 1 ends",
 		"optional program optional: ended with status 7", "optional program missing: starting /bin/nothing: no such file",
-		"program: SIGTERM to init: <nil>", "programs: stopping service", "program: asked to stop", "attestbox: stopped, powering off")
+		"programs: stopping service", "program: asked to stop", "attestbox: stopped, powering off")
 	// uid 1000 may not write anywhere in the initramfs in any case; root is
 	// asked in TestRequiredProgram.
 	if strings.Contains(vm.Console.String(), "boot failed") {

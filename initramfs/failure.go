@@ -28,6 +28,14 @@ var hints = map[code.Code]string{
 // failureLine is the one line of a failed boot, and its hint.
 func (in *Init) failureLine(err error) {
 	text := strings.TrimRight(err.Error(), "\n.")
+	if a, ok := errors.AsType[*wire.AnswerError](err); ok {
+		// Its code and exchange follow below.
+		short := "the verifier refused"
+		if a.Seconds > 0 {
+			short = "the verifier asks to come back later"
+		}
+		text = strings.Replace(text, a.Error(), short, 1)
+	}
 	if c, ok := code.Of(err); ok {
 		text += " [" + string(c) + "]"
 	}

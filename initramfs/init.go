@@ -39,7 +39,7 @@ type Init struct {
 	printk []byte
 
 	rel      *release // nil before the verifier answered
-	reported bool     // the outcome was acknowledged
+	reported bool     // an outcome was sent
 	opened   []wire.Hex32
 	stuck    bool // a step did not give up: leave alone what it may use
 }

@@ -48,8 +48,23 @@ func (in *Init) mountState(ctx context.Context) error {
 		return nil
 	}
 	if s.Type == config.StateDisk {
-		return in.openDisk(ctx, s.Device, s.Name, s.Path, s.FSType, s.Options)
+		if err := in.openDisk(ctx, s.Device, s.Name, s.Path, s.FSType, s.Options); err != nil {
+			return err
+		}
+	} else if err := in.mountTmpfs(s); err != nil {
+		return err
 	}
+	uid, gid, err := s.IDs()
+	if err != nil {
+		return code.Wrap(code.ConfigBad, err)
+	}
+	if uid == 0 && gid == 0 {
+		return nil
+	}
+	return code.Wrap(code.BootMount, in.deps.chown(in.path(s.Path), int(uid), int(gid)))
+}
+
+func (in *Init) mountTmpfs(s *config.State) error {
 	if err := os.MkdirAll(in.path(s.Path), 0o755); err != nil {
 		return code.Wrap(code.BootMount, err)
 	}

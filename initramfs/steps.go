@@ -90,9 +90,6 @@ func unlockDisk(ctx context.Context, device, name string, record *wire.HeaderRec
 
 // openDisk is the steps unlock and mount.
 func (in *Init) openDisk(ctx context.Context, device, name, target, fstype string, options []string) error {
-	if err := in.waitDevice(ctx, device); err != nil {
-		return err
-	}
 	u, err := in.unlock(ctx, device, name, in.rel.payload)
 	if err != nil {
 		return err
@@ -132,11 +129,13 @@ func (in *Init) bootRoot(ctx context.Context) error {
 // outcome tells the verifier that the release was used, and insists on its
 // acknowledgement: without it nothing is started.
 func (in *Init) outcome(ctx context.Context) error {
+	// Even if no acknowledgement comes, this may have been recorded: no other
+	// outcome of this boot may follow.
+	in.reported = true
 	ack, err := in.rel.report(ctx, wire.ResultOpened, "", in.opened)
 	if err != nil {
 		return fmt.Errorf("reporting the outcome: %w", codeIfNone(code.OutcomeUnsent, err))
 	}
-	in.reported = true
 	in.log.step("outcome", "boot %d acknowledged", ack.Boot)
 	return in.learn(ack.Time, ack.MinPolicyVersion)
 }

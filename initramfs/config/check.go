@@ -242,15 +242,20 @@ func (p *Program) check() error {
 }
 
 // IDs are the program's user and group.
-func (p *Program) IDs() (uid, gid uint32, err error) {
-	if p.User == "root" {
+func (p *Program) IDs() (uid, gid uint32, err error) { return parseUser(p.User) }
+
+// IDs are the owner of the state folder.
+func (s *State) IDs() (uid, gid uint32, err error) { return parseUser(s.Owner) }
+
+func parseUser(user string) (uid, gid uint32, err error) {
+	if user == "root" {
 		return 0, 0, nil
 	}
-	u, g, _ := strings.Cut(p.User, ":")
+	u, g, _ := strings.Cut(user, ":")
 	un, uerr := strconv.ParseUint(u, 10, 31)
 	gn, gerr := strconv.ParseUint(g, 10, 31)
-	if uerr != nil || gerr != nil || fmt.Sprintf("%d:%d", un, gn) != p.User {
-		return 0, 0, fmt.Errorf(`user %.40q is neither "root" nor UID:GID in numbers`, p.User)
+	if uerr != nil || gerr != nil || fmt.Sprintf("%d:%d", un, gn) != user {
+		return 0, 0, fmt.Errorf(`user %.40q is neither "root" nor UID:GID in numbers`, user)
 	}
 	return uint32(un), uint32(gn), nil
 }
@@ -261,6 +266,9 @@ func (s *State) check() error {
 	}
 	if !cleanPath(s.Path) || slices.Contains(reservedDirs, "/"+strings.SplitN(s.Path[1:], "/", 2)[0]) {
 		return fmt.Errorf("state: path %.80q is not a clean absolute path outside %s", s.Path, strings.Join(reservedDirs, " "))
+	}
+	if _, _, err := s.IDs(); err != nil {
+		return fmt.Errorf("state: owner: %w", err)
 	}
 	switch s.Type {
 	case StateTmpfs:

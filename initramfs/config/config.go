@@ -102,6 +102,7 @@ const (
 type State struct {
 	Type    string   `json:"type"`             // StateTmpfs or StateDisk
 	Path    string   `json:"path,omitempty"`   // where it is mounted; default DefaultStateDir
+	Owner   string   `json:"owner,omitempty"`  // "root" or "UID:GID" of the mounted folder; default root
 	Size    string   `json:"size,omitempty"`   // tmpfs only, "64M"; default 16M
 	Device  string   `json:"device,omitempty"` // disk only, as in Root
 	Name    string   `json:"name,omitempty"`
@@ -171,6 +172,9 @@ func (c *Config) defaults() {
 		c.Root.Init = DefaultRootInit
 	}
 	if c.State != nil {
+		if c.State.Owner == "" {
+			c.State.Owner = "root"
+		}
 		if c.State.Path == "" {
 			c.State.Path = DefaultStateDir
 		}

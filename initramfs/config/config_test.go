@@ -109,6 +109,7 @@ func TestRefused(t *testing.T) {
 		{"btrfs", run, `"ext4"`, `"btrfs"`, "fstype"},
 		{"secret path", run, `"db.key"`, `"../db.key"`, "secret name"},
 		{"state over proc", run, `"type":"disk"`, `"type":"disk","path":"/proc/x"`, "path"},
+		{"state owner", run, `"type":"disk"`, `"type":"disk","owner":"me"`, "owner"},
 		{"state type", run, `"type":"disk"`, `"type":"nfs"`, "type"},
 		{"state size on disk", run, `"type":"disk"`, `"type":"disk","size":"1M"`, "size"},
 	} {

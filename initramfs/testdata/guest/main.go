@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -57,19 +58,41 @@ func main() {
 		show("program: serving")
 		<-c
 		show("program: asked to stop")
-	case "stop-init":
-		show("program: SIGTERM to init: %v", unix.Kill(1, unix.SIGTERM))
+	case "stop-init": // once process 1 has reaped the orphan
+		b, _ := os.ReadFile("/state/orphan")
+		for {
+			if _, err := os.Stat("/proc/" + string(b)); err != nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		show("program: the orphan was reaped")
+		if err := unix.Kill(1, unix.SIGTERM); err != nil {
+			show("program: SIGTERM to init: %v", err)
+		}
 	case "orphan": // leave a grandchild to process 1
 		p, err := os.StartProcess("/bin/guest", []string{"guest", "grandchild"}, &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
 		if err != nil {
 			show("program: %v", err)
 			return
 		}
-		show("program: leaving %d behind", p.Pid)
+		show("program: leaving %d behind: %v", p.Pid, os.WriteFile("/state/orphan", fmt.Append(nil, p.Pid), 0o644))
 	case "grandchild":
 		time.Sleep(200 * time.Millisecond) // outlive the parent
 		show("program: grandchild of process %d ends", os.Getppid())
-	case "alive":
+	case "alive": // and, when told so on the console, turn SysRq on
+		go func() {
+			f, err := os.OpenFile("/dev/console", os.O_RDONLY|unix.O_NOCTTY, 0)
+			if err != nil {
+				show("program: %v", err)
+				return
+			}
+			for lines := bufio.NewScanner(f); lines.Scan(); {
+				if strings.HasSuffix(lines.Text(), "enable") {
+					show("program: SysRq on: %v", os.WriteFile("/proc/sys/kernel/sysrq", []byte("1"), 0))
+				}
+			}
+		}()
 		for n := 0; ; n++ {
 			show("program: alive %d", n)
 			time.Sleep(500 * time.Millisecond)
