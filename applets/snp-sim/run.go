@@ -67,7 +67,7 @@ func Run(ctx context.Context, env *applet.Env, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	launch, err := f.parse(fs)
+	launch, err := f.parse(fs, env.Stderr)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func Run(ctx context.Context, env *applet.Env, args []string) error {
 }
 
 // parse checks what needs no file.
-func (f *runFlags) parse(fs *applet.FlagSet) (*launch, error) {
+func (f *runFlags) parse(fs *applet.FlagSet, log io.Writer) (*launch, error) {
 	l := &launch{}
 	switch {
 	case fs.NArg() > 0:
@@ -147,7 +147,7 @@ func (f *runFlags) parse(fs *applet.FlagSet) (*launch, error) {
 	for _, d := range f.roDisks {
 		l.machine.Disks = append(l.machine.Disks, qemu.Disk{Path: d, ReadOnly: true})
 	}
-	return l, f.parseVsock(fs, l)
+	return l, f.parseVsock(fs, l, log)
 }
 
 // parseMemory reads a size such as 512M or 2G into MiB.

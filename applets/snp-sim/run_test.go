@@ -7,6 +7,8 @@ import (
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/hex"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -149,6 +151,8 @@ func TestRunUsage(t *testing.T) {
 		"host data": append(ok, "-host-data", "11"), "policy": append(ok, "-policy", "zz"), "memory": append(ok, "-memory", "12K"),
 		"net": append(ok, "-net", "tap"), "vcpu type": append(ok, "-vcpu-type", "i486"), "features": append(ok, "-guest-features", "x"),
 		"timeout": append(ok, "-timeout", "-1s"), "append": append(ok, "-append", strings.Repeat("x", 4096)), "flag": append(ok, "-nope"),
+		"forward": append(ok, "-vsock-forward", "8451"), "forward twice": append(ok, "-vsock-forward", "1=a:1", "-vsock-forward", "1=a:2"),
+		"cid": append(ok, "-vsock-forward", "1=a:1", "-vsock-cid", "2"),
 	} {
 		if _, _, err := run(t, args...); applet.ExitCode(err) != applet.ExitUsage {
 			t.Errorf("%s: %v, exit %d", name, err, applet.ExitCode(err))
@@ -157,6 +161,55 @@ func TestRunUsage(t *testing.T) {
 	out, _, err := run(t, "-h")
 	if applet.ExitCode(err) != applet.ExitOK || !strings.Contains(out, "-host-data") {
 		t.Errorf("help: %v\n%s", err, out)
+	}
+}
+
+// The report comes over vsock to a Unix socket, with no network device.
+func TestRunVsock(t *testing.T) {
+	im := newImage(t, "net/vmw_vsock/vsock", "net/vmw_vsock/vmw_vsock_virtio_transport_common", "net/vmw_vsock/vmw_vsock_virtio_transport")
+	socket := filepath.Join(im.dir, "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	got := make(chan string, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		b, _ := io.ReadAll(c)
+		c.Close()
+		got <- string(b)
+	}()
+	out, talk, err := run(t, "-chip", im.chip, "-kernel", im.kernel, "-initrd", im.initrd,
+		"-append", guesttest.CommandLine+" test=vsock", "-vsock-forward", "8451=unix:"+socket)
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, talk, out)
+	}
+	l.Close()
+	if s := <-got; s != "hello from CID 3" {
+		t.Errorf("the host's socket got %q\n%s\n%s", s, talk, out)
+	}
+	if !strings.Contains(out, "port 9: refused") {
+		t.Errorf("a port without -vsock-forward was not refused:\n%s", out)
+	}
+}
+
+func TestParseForward(t *testing.T) {
+	for in, want := range map[string]target{
+		"8451=127.0.0.1:8451": {"tcp", "127.0.0.1:8451"}, "1=[::1]:2": {"tcp", "[::1]:2"}, "7=unix:/a=b": {"unix", "/a=b"},
+	} {
+		if _, got, err := parseForward(in); err != nil || got != want {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "=", "1=", "x=a:1", "0=a:1", "4294967295=a:1", "1=unix:", "1=:5", "1=host", "-1=a:1"} {
+		if _, got, err := parseForward(in); err == nil {
+			t.Errorf("%q: %v", in, got)
+		}
 	}
 }
 

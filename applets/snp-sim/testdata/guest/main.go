@@ -6,11 +6,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
 	"attestbox/internal/snpsim/link"
@@ -26,11 +28,44 @@ func main() {
 		unix.Pause()
 	case strings.Contains(string(cmdline), "test=panic"):
 		os.Exit(1)
+	case strings.Contains(string(cmdline), "test=vsock"):
+		if err := hello(); err != nil {
+			fmt.Println("failed:", err)
+		}
+		guestinit.PowerOff()
 	}
 	if err := report(); err != nil {
 		fmt.Println("failed:", err)
 	}
 	guestinit.PowerOff()
+}
+
+func hello() error {
+	cid, err := vsock.ContextID()
+	if err != nil {
+		return err
+	}
+	if c, err := vsock.Dial(vsock.Host, 9, nil); err == nil {
+		c.Close()
+		return fmt.Errorf("port 9 was connected")
+	}
+	fmt.Println("port 9: refused")
+	c, err := vsock.Dial(vsock.Host, 8451, nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := fmt.Fprintf(c, "hello from CID %d", cid); err != nil {
+		return err
+	}
+	if err := c.CloseWrite(); err != nil {
+		return err
+	}
+	_, err = c.Read(make([]byte, 1)) // until the host has all of it
+	if err == io.EOF {
+		err = nil
+	}
+	return err
 }
 
 func report() error {
