@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -276,6 +277,20 @@ func TestBuildFromTarball(t *testing.T) {
 	}
 	if left, _ := filepath.Glob("/dev/shm/attestbox-disk-*"); len(left) != 0 {
 		t.Errorf("unpacked files stay behind: %q", left)
+	}
+}
+
+// More small files than mke2fs has inodes for by default.
+func TestManySmallFiles(t *testing.T) {
+	needTools(t)
+	src := t.TempDir()
+	for i := range 3000 {
+		if err := os.WriteFile(filepath.Join(src, strconv.Itoa(i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Build(context.Background(), testKey(t), Options{From: src, Out: filepath.Join(t.TempDir(), "d"), Size: 16 << 20}); err != nil {
+		t.Error(err)
 	}
 }
 

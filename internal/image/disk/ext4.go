@@ -66,12 +66,13 @@ func makeFS(ctx context.Context, f *os.File, size int64, o *Options) error {
 		epoch = time.Unix(1, 0) // 0 means "now" to e2fsprogs
 	}
 	o.Progress("file system", 0, size)
-	_, err = run(ctx, f, epoch, nil, mke2fs, "-q", "-F", "-t", "ext4", "-b", strconv.Itoa(blockSize), "-I", "256", "-i", "16384", "-m", "1",
+	_, err = run(ctx, f, epoch, nil, mke2fs, "-q", "-F", "-t", "ext4", "-b", strconv.Itoa(blockSize), "-I", "256", "-m", "1",
+		"-N", strconv.FormatInt(max(size/16384, int64(2*len(src.entries)+1024)), 10), // mke2fs's default, more for many small files
 		"-O", features, "-U", derivedUUID(o.UUID, "ext4"),
 		"-E", "hash_seed="+derivedUUID(o.UUID, "ext4 hash seed")+",lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0",
 		"-d", src.dir, fdPath, strconv.FormatInt(size/blockSize, 10))
 	if err != nil {
-		if strings.Contains(err.Error(), "No space") || strings.Contains(err.Error(), "Could not allocate") {
+		if strings.Contains(err.Error(), "No space") || strings.Contains(err.Error(), "no space") || strings.Contains(err.Error(), "Could not allocate") {
 			err = fmt.Errorf("%w (the source does not fit in %d bytes)", err, size)
 		}
 		return fmt.Errorf("making ext4 from %q: %w", o.From, err)
