@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -26,7 +27,10 @@ const readyLine = "ready\n"
 
 // daemon serves /dev/sev-guest until the kernel ends. Descriptor 3 is a pipe
 // on which it says "ready", or why not.
-func daemon(ctx context.Context) error {
+func daemon() error {
+	// Nothing but the end of the machine ends it; there is no one to restart it.
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	ctx := context.Background()
 	pipe := os.NewFile(3, "ready pipe")
 	err := serve(ctx, func() error {
 		_, err := io.WriteString(pipe, readyLine)

@@ -38,7 +38,7 @@ const (
 	timeout  = 30 * time.Second // under emulation a module takes seconds
 )
 
-func run(ctx context.Context, env *applet.Env, args []string) error {
+func run(_ context.Context, env *applet.Env, args []string) error {
 	if os.Getpid() == 1 {
 		err := boot(env, args)
 		fmt.Fprintf(env.Stderr, "%s: %v; powering off\n", env.Name, err)
@@ -48,7 +48,7 @@ func run(ctx context.Context, env *applet.Env, args []string) error {
 		return fmt.Errorf("powering off: %w", err)
 	}
 	if os.Args[0] == daemonName && len(args) == 1 && args[0] == daemonArg {
-		return daemon(ctx)
+		return daemon()
 	}
 	fs := env.Flags("(as /init of a simulator image)", "mkimage build -simulator ...")
 	if err := fs.Parse(args); err != nil {

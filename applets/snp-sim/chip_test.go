@@ -55,6 +55,14 @@ func TestChipCommands(t *testing.T) {
 		snp.DecodeTCB(snp.Turin, r.ReportedTCB).FMC != 3 || r.ChipID != [64]byte{1, 2, 3, 4, 5, 6, 7, 8} {
 		t.Errorf("report: %v, %+v", err, r)
 	}
+	if _, talk, exit := call(t, "update", "-chip", dir, "-tcb", "snp=10", "-report-version", "3"); exit != 0 {
+		t.Errorf("update: exit %d, %s", exit, talk)
+	}
+	out, _, _ = call(t, "report", "-chip", dir)
+	if r, err := snp.Parse([]byte(out)); err != nil || r.Version != 3 ||
+		snp.DecodeTCB(snp.Turin, r.ReportedTCB) != (snp.TCB{FMC: 3, BootLoader: 1, TEE: 1, SNP: 10, Microcode: 80, HasFMC: true}) {
+		t.Errorf("after the update: %v, %+v", err, r)
+	}
 	if out, _, exit := call(t, "report", "-chip", dir); exit != 0 || len(out) != snp.ReportSize {
 		t.Errorf("report to stdout: exit %d, %d bytes", exit, len(out))
 	}
@@ -63,7 +71,7 @@ func TestChipCommands(t *testing.T) {
 func TestUsage(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{
-		{}, {"nothing"}, {"init"}, {"show"}, {"report"}, {"init", "-chip", dir, "-product", "Rome"},
+		{}, {"nothing"}, {"init"}, {"show"}, {"report"}, {"update"}, {"update", "-chip", dir}, {"update", "-chip", dir, "-report-version", "4"}, {"init", "-chip", dir, "-product", "Rome"},
 		{"init", "-chip", dir, "-report-version", "4"}, {"init", "-chip", dir, "-tcb", "fmc=1"},
 		{"init", "-chip", dir, "-tcb", "snp=1,snp=2"}, {"init", "-chip", dir, "-tcb", "snp=256"},
 		{"init", "-chip", dir, "-chip-id", "00"}, {"report", "-chip", dir, "-host-data", "zz"},

@@ -37,7 +37,7 @@ func runInit(_ context.Context, env *applet.Env, args []string) error {
 		return flags.Usage("-report-version %d, want 3 or 5", *version)
 	}
 	opts := []snpsim.Option{snpsim.WithReportVersion(uint32(*version))}
-	t, err := parseTCB(product, *tcb)
+	t, err := parseTCB(product, snpsim.DefaultState(product).Current, *tcb)
 	if err != nil {
 		return flags.Usage("-tcb: %v", err)
 	}
@@ -71,9 +71,8 @@ func runInit(_ context.Context, env *applet.Env, args []string) error {
 	return nil
 }
 
-// parseTCB changes the product's default TCB.
-func parseTCB(product snp.Product, s string) (snp.TCB, error) {
-	t := snpsim.DefaultState(product).Current
+// parseTCB changes a TCB as s says.
+func parseTCB(product snp.Product, t snp.TCB, s string) (snp.TCB, error) {
 	if s == "" {
 		return t, nil
 	}

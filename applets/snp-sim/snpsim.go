@@ -1,6 +1,6 @@
 // Package snpsim is the applet snp-sim: a simulated AMD secure processor and
-// host for machines without SEV-SNP. `init` makes a chip, `show` prints it,
-// `report` signs a report as that chip, and `run` boots an image in QEMU beside
+// host for machines without SEV-SNP. `init` makes a chip, `update` gives it
+// other firmware, `show` prints it, `report` signs a report as that chip, and `run` boots an image in QEMU beside
 // it. Its root is its own: no verifier trusts it unless told to.
 package snpsim
 
@@ -12,13 +12,14 @@ import (
 )
 
 // Applet is snp-sim.
-var Applet = applet.Applet{Name: "snp-sim", Summary: "simulated AMD secure processor and host: init, show, report, run", Run: dispatch}
+var Applet = applet.Applet{Name: "snp-sim", Summary: "simulated AMD secure processor and host: init, update, show, report, run", Run: dispatch}
 
 var commands = []struct {
 	name, summary string
 	run           func(context.Context, *applet.Env, []string) error
 }{
 	{"init", "make a chip with a root of its own", runInit},
+	{"update", "change a chip's TCB or report version, as new firmware does", runUpdate},
 	{"show", "print a chip's identity, TCB and files", runShow},
 	{"report", "sign an attestation report as the chip", runReport},
 	{"run", "measure an image and boot it in QEMU beside the chip", Run},
@@ -32,7 +33,7 @@ func dispatch(ctx context.Context, env *applet.Env, args []string) error {
 			}
 		}
 	}
-	fs := env.Flags("init|show|report|run [flags]", "snp-sim init -chip chip -product Milan")
+	fs := env.Flags("init|update|show|report|run [flags]", "snp-sim init -chip chip -product Milan")
 	if err := fs.Parse(args); err != nil {
 		if err == applet.ErrHelp {
 			fmt.Fprintln(env.Stdout, "\ncommands:")
@@ -43,7 +44,7 @@ func dispatch(ctx context.Context, env *applet.Env, args []string) error {
 		return err
 	}
 	if fs.NArg() == 0 {
-		return fs.Usage("say what to do: init, show, report or run")
+		return fs.Usage("say what to do: init, update, show, report or run")
 	}
 	return fs.Usage("there is no command %q", fs.Arg(0))
 }

@@ -79,15 +79,9 @@ func (p *PSP) Save(dir string) error {
 		}
 		return fmt.Errorf("saving a chip in %q: %w", dir, err)
 	}
-	s := &p.state
-	chip, err := json.MarshalIndent(chipFile{
-		Product: string(p.product), ChipID: hex.EncodeToString(p.chipID[:]), ReportVersion: s.ReportVersion,
-		Current: toFile(s.Current), Committed: toFile(s.Committed), Reported: toFile(s.Reported),
-		Firmware: [3]int{int(s.Firmware.Major), int(s.Firmware.Minor), int(s.Firmware.Build)},
-		Platform: uint64(s.Platform), MitVector: s.MitVector, MaskChipID: s.MaskChipID, MaskChipKey: s.MaskChipKey,
-	}, "", "  ")
+	chip, err := p.chipJSON()
 	if err != nil {
-		return fmt.Errorf("saving a chip: %w", err)
+		return err
 	}
 	arkKey, err := keyPEM(p.ca.arkKey)
 	if err != nil {
@@ -98,19 +92,49 @@ func (p *PSP) Save(dir string) error {
 		return err
 	}
 	ark, ask := certPEM(p.ARK()), certPEM(p.ASK())
-	for _, f := range []struct {
-		name string
-		data []byte
-		mode fs.FileMode
-	}{
+	return writeFiles(dir, []file{
 		{FileSecret, p.secret[:], 0o600},
 		{FileARKKey, arkKey, 0o600},
 		{FileASKKey, askKey, 0o600},
 		{FileARK, ark, 0o644},
 		{FileChain, append(ask, ark...), 0o644},
 		{FileVCEK, p.VCEK(), 0o644},
-		{FileChip, append(chip, '\n'), 0o644}, // last: with it the folder holds a chip
-	} {
+		{FileChip, chip, 0o644}, // last: with it the folder holds a chip
+	})
+}
+
+// SaveState writes the chip's state and its VCEK into the folder that the chip
+// came from: after SameChip, as a firmware update leaves them.
+func (p *PSP) SaveState(dir string) error {
+	chip, err := p.chipJSON()
+	if err != nil {
+		return err
+	}
+	return writeFiles(dir, []file{{FileChip, chip, 0o644}, {FileVCEK, p.VCEK(), 0o644}})
+}
+
+func (p *PSP) chipJSON() ([]byte, error) {
+	s := &p.state
+	b, err := json.MarshalIndent(chipFile{
+		Product: string(p.product), ChipID: hex.EncodeToString(p.chipID[:]), ReportVersion: s.ReportVersion,
+		Current: toFile(s.Current), Committed: toFile(s.Committed), Reported: toFile(s.Reported),
+		Firmware: [3]int{int(s.Firmware.Major), int(s.Firmware.Minor), int(s.Firmware.Build)},
+		Platform: uint64(s.Platform), MitVector: s.MitVector, MaskChipID: s.MaskChipID, MaskChipKey: s.MaskChipKey,
+	}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("saving a chip: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+type file struct {
+	name string
+	data []byte
+	mode fs.FileMode
+}
+
+func writeFiles(dir string, files []file) error {
+	for _, f := range files {
 		if err := renameio.WriteFile(filepath.Join(dir, f.name), f.data, f.mode); err != nil {
 			return fmt.Errorf("saving a chip: %w", err)
 		}

@@ -233,6 +233,23 @@ func TestFolder(t *testing.T) {
 	if !bytes.Equal(p.VCEK(), q.VCEK()) || !bytes.Equal(p.ARK(), q.ARK()) || p.State() != q.State() || p.ChipID() != q.ChipID() {
 		t.Error("the chip changed on its way through the folder")
 	}
+	newer, err := q.SameChip(func(s *snpsim.State) { s.Current.SNP++; s.Committed.SNP++; s.Reported.SNP++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := newer.SaveState(dir); err != nil {
+		t.Fatal(err)
+	}
+	if q, err = snpsim.Load(dir); err != nil || q.State() != newer.State() || !bytes.Equal(q.VCEK(), newer.VCEK()) {
+		t.Errorf("after an update: %v", err)
+	}
+	// An edited state alone: the VCEK in the folder is the old one.
+	if err := os.WriteFile(filepath.Join(dir, snpsim.FileVCEK), p.VCEK(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if q, err = snpsim.Load(dir); err != nil || bytes.Equal(q.VCEK(), p.VCEK()) {
+		t.Errorf("after an edit: %v", err)
+	}
 	for name, content := range map[string]string{
 		snpsim.FileChip: `{"product":"Rome"}`, snpsim.FileChain: "", snpsim.FileSecret: "short", snpsim.FileARKKey: "x",
 	} {

@@ -33,15 +33,11 @@ func (d *Device) Serve(ctx context.Context, fd int, ready func() error) error {
 	}
 	for {
 		n, err := read(fd, buf)
-		switch {
-		case errors.Is(err, unix.ENODEV):
-			// Another server has the name, or the device is gone.
-			return fmt.Errorf("reading from %s: %w", Path, err)
-		case err != nil:
+		if err != nil { // ENODEV: another server has the name
 			return fmt.Errorf("reading from %s: %w", Path, err)
 		}
 		reply, err := d.Answer(ctx, buf[:n])
-		clear(buf[:n]) // derived keys are asked for with nothing secret, yet leave nothing behind
+		clear(buf[:n])
 		if err != nil {
 			return err
 		}
@@ -49,7 +45,7 @@ func (d *Device) Serve(ctx context.Context, fd int, ready func() error) error {
 			continue
 		}
 		_, err = unix.Write(fd, reply)
-		clear(reply)
+		clear(reply) // a derived key may be in it
 		// ENOENT: the caller was interrupted and its request is gone.
 		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("answering a request: %w", err)

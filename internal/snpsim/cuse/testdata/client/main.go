@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -92,6 +93,25 @@ func ask() {
 	fmt.Println("SVN too high:", err)
 	quote, err := (&client.LinuxIoctlQuoteProvider{}).GetRawQuote(data)
 	show("quote", quote, err)
+
+	// Many at once: each gets its own answer.
+	var all sync.WaitGroup
+	for i := range byte(8) {
+		all.Go(func() {
+			d, err := client.OpenDevice()
+			if err != nil {
+				fmt.Println("FAIL: opening, many:", err)
+				return
+			}
+			defer d.Close()
+			for range 5 {
+				if b, err := client.GetRawReportAtVmpl(d, [64]byte{i}, 0); err != nil || b[0x50] != i {
+					fmt.Println("FAIL: report, many:", err)
+				}
+			}
+		})
+	}
+	all.Wait()
 
 	// The driver's errors, by hand.
 	fd, err := unix.Open("/dev/sev-guest", unix.O_RDWR, 0)
