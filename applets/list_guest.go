@@ -1,0 +1,19 @@
+//go:build guest
+
+package applets
+
+import (
+	fetchsecret "attestbox/applets/fetch-secret"
+	initapplet "attestbox/applets/init"
+	unlockluks "attestbox/applets/unlock-luks"
+	"attestbox/internal/applet"
+)
+
+// What goes into an image: no server, no owner's tool, no simulation.
+func list() []applet.Applet {
+	return []applet.Applet{
+		initapplet.Applet,
+		fetchsecret.Applet,
+		unlockluks.Applet,
+	}
+}
