@@ -324,6 +324,9 @@ func TestFolder(t *testing.T) {
 		}
 	}
 	// A damaged file is mended from the network.
+	if err := os.WriteFile(files[0], c.VEK.Raw[:100], 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s := serve(t, c)
 	online := open(t, kds.Config{Dir: dir, BaseURL: s.URL, Allow: all})
 	if _, _, _, err := online.VEK(t.Context(), product, id, tcb); err != nil {
