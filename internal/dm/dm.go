@@ -220,12 +220,15 @@ func (m *Mapping) makeNode() error {
 	return nil
 }
 
-// Remove takes the mapping down; it fails while something uses it.
+// Remove takes the mapping down and removes its node; it fails while something
+// uses it. A node that is not this mapping's is left alone.
 func (m *Mapping) Remove() error {
+	var st unix.Stat_t
+	ours := unix.Stat(m.Node, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && m.Dev != 0 && st.Rdev == m.Dev
 	if err := devmapper.Remove(m.Name); err != nil {
 		return fmt.Errorf("removing mapping %q: %w", m.Name, err)
 	}
-	if fi, err := os.Lstat(m.Node); err == nil && (fi.Mode()&os.ModeSymlink != 0 || fi.Mode()&os.ModeDevice != 0) {
+	if ours {
 		os.Remove(m.Node)
 	}
 	return nil
