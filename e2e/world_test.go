@@ -111,7 +111,9 @@ func (w *world) setUp(t *testing.T) {
 	w.image(t, "tcp", "console=ttyS0 loglevel=4")
 }
 
-func (w *world) path(elem ...string) string { return filepath.Join(append([]string{w.dir}, elem...)...) }
+func (w *world) path(elem ...string) string {
+	return filepath.Join(append([]string{w.dir}, elem...)...)
+}
 func (w *world) keyFile(disk string) string { return filepath.Join(w.secrets, disk+".key") }
 
 func random(n int) []byte {
