@@ -258,3 +258,12 @@ func (w *world) refused(what string, err error, want code.Code) {
 		w.t.Errorf("%s: refused for %q (%s %v), want %q", what, last.Code, last.Reason, last.Findings, want)
 	}
 }
+
+func tlsClient(t *testing.T, raw net.Conn, cfg *tls.Config) *tls.Conn {
+	t.Helper()
+	c := tls.Client(raw, cfg)
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
