@@ -60,7 +60,11 @@ func (in *Init) unlock(ctx context.Context, device, name string, p *wire.Payload
 	if p.DiskKey.Len() == 0 || len(p.Headers) == 0 {
 		return nil, code.Wrap(code.BootRelease, fmt.Errorf("the release holds no key or no header record for %s", device))
 	}
-	if err := in.waitDevice(ctx, device); err != nil {
+	wait := in.waitDevice
+	if in.deps.waitDevice != nil {
+		wait = in.deps.waitDevice
+	}
+	if err := wait(ctx, device); err != nil {
 		return nil, err
 	}
 	var last error

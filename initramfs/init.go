@@ -52,7 +52,8 @@ type deps struct {
 	sameDevice func(node, target string) error
 	empty      func(dir string) error
 	chown      func(file string, uid, gid int) error
-	network    func(ctx context.Context) (string, error) // nil: the real one
+	network    func(ctx context.Context) (string, error)      // nil: the real one
+	waitDevice func(ctx context.Context, device string) error // nil: the real one
 	runner     func() runner
 	pause      func(time.Duration)
 }

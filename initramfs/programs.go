@@ -85,6 +85,12 @@ func (in *Init) runPrograms(ctx context.Context) error {
 	s := &supervisor{runner: in.deps.runner(), log: in.log}
 	err := s.run(ctx, in.cfg.Programs)
 	s.stopAll()
+	if st := in.cfg.State; st != nil && st.Type == config.StateDisk {
+		// Nothing runs any more that could have a file open.
+		if err := in.sys.Mount("", in.path(st.Path), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			in.log.step("programs", "making %s read-only: %v", st.Path, err)
+		}
+	}
 	switch {
 	case err == nil:
 		in.log.step("programs", "all have ended")
