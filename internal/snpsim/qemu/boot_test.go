@@ -79,7 +79,7 @@ func TestBoot(t *testing.T) {
 		t.Errorf("the port's server read %q", got)
 	}
 	for _, want := range []string{
-		`attestbox.test=a,b"`, `port attestbox.snp-sim says "welcome\n"`,
+		`attestbox.test=a,b"`, `port says "welcome\n"`,
 		`disk /dev/vda "disk a,readonly=on.img"`, "disk /dev/vda written: <nil>", "disk /dev/vdb written: write /dev/vdb: operation not permitted",
 		"virtio device 0x0003",
 	} {

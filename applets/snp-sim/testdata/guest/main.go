@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -69,26 +68,18 @@ func hello() error {
 }
 
 func report() error {
-	names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
-	for _, n := range names {
-		name, _ := os.ReadFile(n)
-		if strings.TrimSpace(string(name)) != "attestbox.snp-sim" {
-			continue
-		}
-		port, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(n)), os.O_RDWR, 0)
-		if err != nil {
-			return err
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		req := make([]byte, link.ReportReqSize)
-		copy(req, "from the test's guest")
-		a, err := link.NewClient(port).Do(ctx, link.KindReport, req)
-		if err != nil {
-			return err
-		}
-		fmt.Printf("exitinfo %d\nreport %x\n", a.ExitInfo, a.Message[32:])
-		return nil
+	port, err := guestinit.Port("attestbox.snp-sim")
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("no port of the simulator among %q", names)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	req := make([]byte, link.ReportReqSize)
+	copy(req, "from the test's guest")
+	a, err := link.NewClient(port).Do(ctx, link.KindReport, req)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("exitinfo %d\nreport %x\n", a.ExitInfo, a.Message[32:])
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,4 +47,19 @@ func PowerOff() {
 	// The kernel's last words must not cut into ours (tcdrain).
 	_ = unix.IoctlSetInt(1, unix.TCSBRK, 1)
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+// Port opens the virtio-serial port of this name. The kernel learns of its
+// ports from the host some time after the driver was loaded, and tells nobody
+// but udev: hence the polling.
+func Port(name string) (*os.File, error) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		files, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+		for _, f := range files {
+			if b, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(b)) == name {
+				return os.OpenFile("/dev/"+filepath.Base(filepath.Dir(f)), os.O_RDWR, 0)
+			}
+		}
+	}
+	return nil, fmt.Errorf("no virtio-serial port %q", name)
 }
