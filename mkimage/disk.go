@@ -75,14 +75,14 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 	defer key.Zero()
 	o.Progress = progressTo(env)
 	res, err := disk.Build(ctx, key, o)
-	if err == nil {
-		err = writeRecords(env, res, *record, *detached)
-	}
 	if err != nil {
 		if *keyOut != "" {
 			os.Remove(*keyOut) // it opens nothing
 		}
 		return diskHint(err)
+	}
+	if err := writeRecords(env, res, *record, *detached); err != nil {
+		return applet.WithHint(err, "the disk is written and its key opens it; unlock-luks record "+o.Out+" gives the record")
 	}
 	fmt.Fprintf(env.Stderr, "%s: %s, LUKS2 %s, data at %d, header digest %s\n",
 		env.Name, o.Out, res.Record.UUID, res.Record.SegmentOffset, res.Record.Digest)

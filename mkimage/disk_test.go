@@ -96,6 +96,13 @@ func TestDisk(t *testing.T) {
 	if _, errs, exit := callDisk(nil, nil, "-from", src+"x", "-size", "16M", "-out", img+"3", "-key-out", keyFile+"3"); exit != 1 {
 		t.Errorf("missing source: exit %d\n%s", exit, errs)
 	}
+	// A record that cannot be written leaves disk and key, which belong together.
+	if _, errs, exit := callDisk(nil, nil, "-from", src, "-size", "16M", "-out", img+"4", "-key-out", filepath.Join(shm, "4"), "-record", dir); exit != 1 || !strings.Contains(errs, "unlock-luks record") {
+		t.Errorf("record is a folder: exit %d\n%s", exit, errs)
+	}
+	if _, err := os.Stat(filepath.Join(shm, "4")); err != nil {
+		t.Error("the key of a written disk is gone")
+	}
 	if left, _ := filepath.Glob(keyFile + "*"); len(left) != 1 {
 		t.Errorf("keys left: %q", left)
 	}
