@@ -3,8 +3,8 @@ package initramfs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -77,7 +77,7 @@ func parseModules(list string) ([]string, error) {
 		if name == "" {
 			continue
 		}
-		if path.Clean(name) != name || path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../") {
+		if !fs.ValidPath(name) || strings.ContainsRune(name, 0) {
 			return nil, fmt.Errorf("%.80q is not a clean relative path", name)
 		}
 		if !strings.HasSuffix(name, ".ko") && !strings.HasSuffix(name, ".ko.xz") && !strings.HasSuffix(name, ".ko.zst") && !strings.HasSuffix(name, ".ko.gz") {
