@@ -19,6 +19,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/crypto/xts"
+	"golang.org/x/sys/unix"
 
 	"attestbox/internal/luks"
 	"attestbox/internal/secret"
@@ -58,12 +59,13 @@ func testDir(t testing.TB) string {
 	if err := errors.Join(os.Symlink("usr/bin", filepath.Join(dir, "bin")), os.Link(filepath.Join(dir, "etc/motd"), filepath.Join(dir, "etc/motd2")), os.Mkdir(filepath.Join(dir, "proc"), 0o555)); err != nil {
 		t.Fatal(err)
 	}
-	filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if d.Type()&fs.ModeSymlink == 0 {
-			os.Chtimes(p, time.Unix(1600000000, 0), time.Unix(1600000000, 0))
-		}
-		return err
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		when := unix.Timeval{Sec: 1600000000}
+		return errors.Join(err, unix.Lutimes(p, []unix.Timeval{when, when})) // of links, too
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }
 
