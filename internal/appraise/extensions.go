@@ -85,8 +85,10 @@ func ParseVEK(cert *x509.Certificate) (*VEKExtensions, error) {
 	if e.Product, err = snp.ParseProduct(line); err != nil {
 		return nil, fmt.Errorf("productName extension: %w", err)
 	}
-	if want := structVersion(e.Product); e.StructVersion != want {
-		return nil, fmt.Errorf("structVersion %d, want %d for %s", e.StructVersion, want, e.Product)
+	// The version says which levels to expect; the product decides that here,
+	// and more strictly, so that only a version nobody knows is refused.
+	if e.StructVersion > 1 {
+		return nil, fmt.Errorf("structVersion %d, want 0 or 1", e.StructVersion)
 	}
 	if (len(e.HWID) > 0) == (e.CSPID != "") {
 		return nil, errors.New("want either an hwID (VCEK) or a cspID (VLEK) extension")
@@ -95,13 +97,6 @@ func ParseVEK(cert *x509.Certificate) (*VEKExtensions, error) {
 		return nil, fmt.Errorf("hwID of %d bytes, want %d for %s", len(e.HWID), e.Product.ChipIDSize(), e.Product)
 	}
 	return e, e.setTCB(spl)
-}
-
-func structVersion(p snp.Product) uint8 {
-	if p == snp.Turin {
-		return 1
-	}
-	return 0
 }
 
 func (e *VEKExtensions) setTCB(spl map[int]uint8) error {

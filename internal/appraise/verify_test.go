@@ -313,7 +313,7 @@ func TestVerifyRefuses(t *testing.T) {
 		"level that is a string":             {set(".3.1", 0x16, 1, 3), code.VEKExtension},
 		"product that is UTF-8":              {set(".2", append([]byte{0x0c, 8}, "Milan-B1"...)...), code.VEKExtension},
 		"unknown product":                    {set(".2", append([]byte{0x16, 4}, "Rome"...)...), code.VEKExtension},
-		"Milan with structVersion 1":         {set(".1", 2, 1, 1), code.VEKExtension},
+		"unknown structVersion":              {set(".1", 2, 1, 2), code.VEKExtension},
 		"hwID of 8 bytes on Milan":           {set(".4", 1, 2, 3, 4, 5, 6, 7, 8), code.VEKExtension},
 		"hwID of 63 bytes":                   {set(".4", make([]byte, 63)...), code.VEKExtension},
 		"FMC level on Milan":                 {kit{c: mint(appraisetest.Config{MoreExtensions: amdExt(9, 1)})}, code.VEKExtension},
