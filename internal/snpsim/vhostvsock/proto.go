@@ -90,10 +90,11 @@ func readMessage(c *net.UnixConn) (*message, error) {
 			m.addFDs(oob[:oobn])
 		}
 		switch {
-		case err == nil && n == 0 && got == 0, errors.Is(err, io.EOF) && got == 0:
-			m.close()
-			return nil, io.EOF
-		case err == nil && n == 0:
+		case err == nil && n == 0, errors.Is(err, io.EOF):
+			if got == 0 {
+				m.close()
+				return nil, io.EOF
+			}
 			err = io.ErrUnexpectedEOF
 		case err == nil && flags&unix.MSG_CTRUNC != 0:
 			err = errors.New("more descriptors than allowed")
@@ -114,6 +115,9 @@ func readMessage(c *net.UnixConn) (*message, error) {
 	m.payload = make([]byte, size)
 	if _, err := io.ReadFull(c, m.payload); err != nil {
 		m.close()
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
 		return nil, fmt.Errorf("reading vhost-user message %d: %w", m.request, err)
 	}
 	return m, nil

@@ -345,14 +345,20 @@ func (d *device) setMemory(m *message) error {
 		}
 		mem = append(mem, r)
 	}
+	// No ring may point into what is unmapped, whatever fails below.
+	var lost [numRings]bool
+	for i := range d.rings {
+		r := &d.rings[i]
+		lost[i] = r.desc != nil
+		r.desc, r.avail, r.used = nil, nil, nil
+	}
 	d.mem.unmap()
 	d.mem = mem
 	for i := range d.rings {
-		r := &d.rings[i]
-		if r.desc == nil {
+		if !lost[i] {
 			continue
 		}
-		if err := r.resolve(mem); err != nil {
+		if err := d.rings[i].resolve(mem); err != nil {
 			return err
 		}
 	}

@@ -111,4 +111,3 @@ func exchange(c *vsock.Conn, data []byte) error {
 	}
 	return nil
 }
-
