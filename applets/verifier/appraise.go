@@ -129,6 +129,8 @@ func refused(err error) error {
 		return applet.WithHint(err, "a version 2 report does not name its product: give -product Milan or Genoa")
 	case code.VEKRoot:
 		return applet.WithHint(err, "a simulator's report needs -root with the simulator's ARK")
+	case code.VEKValidity:
+		return applet.WithHint(err, "to look at an old report, name a time at which its certificates were valid: -time 2026-01-31T12:00:00Z")
 	case code.VEKTCB, code.VEKChip:
 		return applet.WithHint(err, "fetch the VCEK for the report's CHIP_ID and REPORTED_TCB")
 	}
