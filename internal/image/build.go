@@ -222,7 +222,6 @@ func (b *builder) addDebug(next string) error {
 	}
 	script := `#!/bin/busybox sh
 # A debug image: whoever has the console has the machine.
-/bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox setsid /bin/busybox sh -c 'while :; do /bin/busybox sh; /bin/busybox sleep 1; done' </dev/console >/dev/console 2>&1 &
 exec -a init /` + next + "\n"
 	if err := b.a.AddFile(debugInitPath, 0o755, []byte(script)); err != nil {

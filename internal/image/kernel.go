@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // KernelRelease reads the release out of a bzImage: the setup header (Linux
@@ -34,7 +36,8 @@ func KernelRelease(kernel []byte) (string, bool) {
 
 // readFile reads a regular file of at most max bytes.
 func readFile(name string, max int64) ([]byte, error) {
-	f, err := os.Open(name)
+	// Without O_NONBLOCK a FIFO would wait for its writer.
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
