@@ -2,16 +2,135 @@ package verifier
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/google/renameio/v2"
 
 	"attestbox/internal/applet"
+	"attestbox/internal/code"
+	"attestbox/internal/server"
+	"attestbox/internal/store"
 )
 
-func runBackupKey(ctx context.Context, env *applet.Env, args []string) error {
-	return applet.Usage("not yet")
+func runBackupKey(_ context.Context, env *applet.Env, args []string) error {
+	fs := env.Flags("-out FILE", "verifier backup-key -out /dev/shm/backup.key > backup.pub")
+	out := fs.String("out", "", "private key `FILE`, on tmpfs; move it to where the owner keeps keys offline. The public key goes to stdout")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if *out == "" || fs.NArg() > 0 {
+		return fs.Usage("want -out and nothing else")
+	}
+	private, public, err := server.NewBackupKey()
+	if err != nil {
+		return err
+	}
+	defer private.Zero()
+	if err := applet.CreateSecretFile(*out, private); err != nil {
+		return err
+	}
+	_, err = env.Stdout.Write(public)
+	return err
 }
+
 func runBackup(ctx context.Context, env *applet.Env, args []string) error {
-	return applet.Usage("not yet")
+	var sf stateFlags
+	fs := env.Flags("-state DIR -seal-key FILE -recipient PUBKEY -out FILE", "verifier backup -state /var/lib/attestbox -seal-key /run/credentials/seal.key -recipient backup.pub -out verifier.backup")
+	sf.register(fs)
+	recipient := fs.String("recipient", "", "public key `FILE` from verifier backup-key")
+	out := fs.String("out", "", "backup `FILE`; - is stdout")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	switch err := sf.check(fs); {
+	case err != nil:
+		return err
+	case *recipient == "" || *out == "" || fs.NArg() > 0:
+		return fs.Usage("want -recipient and -out, and nothing else")
+	}
+	pub, err := readFile(env, *recipient, 64<<10)
+	if err != nil {
+		return err
+	}
+	to, err := server.ParseRecipient(pub)
+	if err != nil {
+		return applet.WithHint(fmt.Errorf("%q: %w", *recipient, err), "make a key pair with: verifier backup-key -out FILE")
+	}
+	st, err := sf.open(ctx, env)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	b, err := st.Backup(ctx, to, time.Now())
+	if err != nil {
+		return err
+	}
+	if *out == "-" {
+		_, err = env.Stdout.Write(b)
+		return err
+	}
+	if err := renameio.WriteFile(*out, b, 0o600); err != nil {
+		return fmt.Errorf("writing the backup: %w", err)
+	}
+	fmt.Fprintf(env.Stderr, "wrote %s, %d bytes; only the private key opens it\n", *out, len(b))
+	return nil
 }
+
 func runRestore(ctx context.Context, env *applet.Env, args []string) error {
-	return applet.Usage("not yet")
+	var sf stateFlags
+	fs := env.Flags("-state NEWDIR -seal-key FILE -identity KEY -in FILE", "verifier restore -state /var/lib/attestbox -seal-key /run/credentials/seal.key -identity /dev/shm/backup.key -in verifier.backup")
+	sf.register(fs)
+	identity := fs.String("identity", "", "private key `FILE` from verifier backup-key; - is stdin")
+	in := fs.String("in", "", "backup `FILE`")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	switch err := sf.check(fs); {
+	case err != nil:
+		return err
+	case *identity == "" || *in == "" || fs.NArg() > 0:
+		return fs.Usage("want -identity and -in, and nothing else")
+	}
+	private, err := readSecret(env, *identity, 64<<10)
+	if err != nil {
+		return fmt.Errorf("reading backup key: %w", err)
+	}
+	defer private.Zero()
+	by, err := server.ParseIdentity(private)
+	if err != nil {
+		return fmt.Errorf("%q: %w", *identity, err)
+	}
+	backup, err := readFile(env, *in, server.MaxBackup+64<<10)
+	if err != nil {
+		return err
+	}
+	key, err := sf.key(env)
+	if err != nil {
+		return err
+	}
+	defer zeroKey(key)
+	var made time.Time
+	st, err := createState(ctx, sf.dir, func(raw store.Store) (st *server.State, err error) {
+		st, made, err = server.Restore(ctx, raw, key, backup, by)
+		return st, err
+	})
+	switch {
+	case errors.Is(err, server.ErrBackup):
+		return applet.Refused(code.BackupMalformed, fmt.Errorf("%q: %w", *in, err))
+	case errors.Is(err, server.ErrRecipient):
+		return applet.Refused(code.BackupRecipient, fmt.Errorf("%q: %w", *in, err))
+	case err != nil:
+		return err
+	}
+	defer st.Close()
+	_, pin, err := st.Certificate(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(env.Stderr, "restored %s as of %s; boot counters and decommissioned IDs are those of that time\n", filepath.Clean(sf.dir), made.UTC().Format(time.RFC3339))
+	fmt.Fprintln(env.Stdout, pin)
+	return nil
 }

@@ -14,7 +14,9 @@ import (
 
 	"attestbox/internal/applet"
 	"attestbox/internal/appraise/amdroots"
+	"attestbox/internal/kds"
 	"attestbox/internal/server"
+	"attestbox/internal/snp"
 	"attestbox/internal/store"
 	"attestbox/internal/store/relay"
 	"attestbox/internal/wire"
@@ -28,6 +30,7 @@ func runServe(ctx context.Context, env *applet.Env, args []string) error {
 		"verifier serve -state /var/lib/attestbox -seal-key /run/credentials/seal.key -listen tcp://0.0.0.0:8451 -listen vsock://:8451")
 	sf.register(fs)
 	fs.Var(&listen, "listen", fmt.Sprintf("`ADDRESS` to listen on, tcp://host:port or vsock://:port; may be repeated (default tcp://0.0.0.0:%d)", wire.DefaultPort))
+	kdsURL := fs.String("kds", "", "ask this Key Distribution Service, `URL` such as "+kds.AMD+", for certificates that neither the VM nor the state folder has; without it no network is asked")
 	ready := fs.String("ready-file", "", "`FILE` to write the addresses to, one per line, once all of them listen")
 	asJSON := fs.Bool("log-json", false, "log JSON instead of text")
 	verbose := fs.Bool("v", false, "log more: failed handshakes too")
@@ -68,9 +71,16 @@ func runServe(ctx context.Context, env *applet.Env, args []string) error {
 		return err
 	}
 	defer st.Close()
-	source := newSource(st)
-	appraiser, err := server.NewSNPAppraiser(ctx, st, amdroots.Load, source)
+	// The network is asked only for chips that policy lists, or of which a
+	// certificate for another TCB is kept.
+	var appraiser *server.SNPAppraiser
+	certs, err := kds.Open(kds.Config{Dir: filepath.Join(sf.dir, kdsDir), BaseURL: *kdsURL, Allow: func(p snp.Product, chip [64]byte) bool {
+		return appraiser.ListsChip(ctx, chip) || knownChip(filepath.Join(sf.dir, kdsDir), p, chip)
+	}})
 	if err != nil {
+		return err
+	}
+	if appraiser, err = server.NewSNPAppraiser(ctx, st, amdroots.Load, certs); err != nil {
 		return err
 	}
 	decisions, err := server.OpenDecisionLog(filepath.Join(sf.dir, decisionsFile))

@@ -109,10 +109,13 @@ func (s *Server) decide(ctx context.Context, x *exchange, t *wire.Transcript, ev
 			return s.fault(x, d, err)
 		}
 	}
-	v := s.Appraiser.Appraise(ctx, e)
+	// An appraiser may have to fetch a certificate; half of the time is its.
+	actx, cancel := context.WithTimeout(ctx, s.Timeouts.Exchange/2)
+	v := s.Appraiser.Appraise(actx, e)
+	cancel()
 	d.Root, d.Chip, d.Checked, d.Findings = v.Root, v.Chip, v.Checked, v.Findings
 	if v.Missing {
-		s.later(x, d, code.CollateralMissing, 60, "no certificate at hand for the key that signed the report")
+		s.later(x, d, code.CollateralMissing, 30, "no certificate at hand for the key that signed the report")
 		return false
 	}
 	switch {

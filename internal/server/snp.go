@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"attestbox/internal/appraise"
@@ -188,6 +189,12 @@ func (a *SNPAppraiser) Appraise(ctx context.Context, e *Evidence) *Verdict {
 	v.ReportID, v.Measurement = wire.Hex32(report.ReportID), report.Measurement
 	v.take(res.Findings)
 	return v
+}
+
+// ListsChip says whether policy's allow-list names a chip.
+func (a *SNPAppraiser) ListsChip(ctx context.Context, chip [64]byte) bool {
+	r, err := a.current(ctx)
+	return err == nil && slices.Contains(r.policy.Chips, appraise.ChipID(chip))
 }
 
 // take keeps the findings that refuse.
