@@ -52,12 +52,7 @@ func (s *Store) ask(ctx context.Context, q *request) (*response, error) {
 		deadline = d
 	}
 	s.conn.SetDeadline(deadline)
-	if q.Old == nil {
-		q.Old = []byte{}
-	}
-	if q.Value == nil {
-		q.Value = []byte{}
-	}
+	q.normal()
 	var a response
 	err := writeFrame(s.conn, q)
 	if err == nil {

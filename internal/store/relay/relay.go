@@ -46,6 +46,16 @@ type request struct {
 	Limit int    `json:"limit"`
 }
 
+// normal writes absent values as empty ones: null is not allowed.
+func (q *request) normal() {
+	if q.Old == nil {
+		q.Old = []byte{}
+	}
+	if q.Value == nil {
+		q.Value = []byte{}
+	}
+}
+
 type response struct {
 	Error string   `json:"error"` // "" or a kind below
 	Text  string   `json:"text"`

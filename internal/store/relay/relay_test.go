@@ -116,6 +116,7 @@ func FuzzRequest(f *testing.F) {
 		if readFrame(bytes.NewReader(frame), &q) != nil {
 			return
 		}
+		q.normal()
 		var out bytes.Buffer
 		if err := writeFrame(&out, &q); err != nil {
 			return
