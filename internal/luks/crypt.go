@@ -15,7 +15,8 @@ import (
 
 // Keys pass through HMAC pads and AES key schedules of the standard library,
 // which live on the collected heap and cannot be wiped from here: pads hold the
-// key masked with a constant, schedules hold it expanded. A process that must
+// key masked with a constant, schedules hold it expanded; argon2's first hash
+// holds the key itself, which is one more reason for pbkdf2. A process that must
 // leave nothing behind ends, or executes another program, after opening, on a
 // kernel with init_on_free=1.
 
