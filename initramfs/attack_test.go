@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,7 +148,7 @@ func TestRequiredProgram(t *testing.T) {
 func TestDecoyAndRefusal(t *testing.T) {
 	t.Run("refused", func(t *testing.T) {
 		b, err := json.Marshal(fakeVerifier{Refuse: true})
-		v := &vmImage{config: strings.Replace(rootConfig, "dhcp", "static\",\"address\":\"10.0.2.15/24", 1), modules: append(diskModules, netModules...),
+		v := &vmImage{config: strings.Replace(rootConfig, "dhcp", "static\",\"address\":\"10.0.2.15/24", 1), modules: slices.Concat(diskModules, netModules),
 			files: []guesttest.File{{Name: "verifier.json", Mode: 0o600, Data: must(t, b, err)}}, machine: qemu.Machine{Net: qemu.NetUser}}
 		vm := v.boot(t)
 		wantFailure(t, vm, "[launch-refused] (exchange ab000000000000000000000000000000)")

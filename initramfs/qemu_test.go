@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,7 +58,7 @@ func must(t *testing.T, b []byte, err error) []byte {
 type vmImage struct {
 	config  string
 	files   []guesttest.File
-	modules []string // as guesttest.Modules takes them
+	modules []string // by name; nil: none at all
 	append  string
 	machine qemu.Machine
 }
@@ -75,7 +76,11 @@ func (v *vmImage) boot(t *testing.T) *qemu.VM {
 	files = append(files, guesttest.File{Name: "bin/guest", Mode: 0o755, Data: must(t, guest, err)})
 	var list strings.Builder
 	release := filepath.Base(os.Getenv("ATTESTBOX_MODULES"))
-	for _, f := range guesttest.Modules(t, v.modules...) {
+	var modules []guesttest.File
+	if v.modules != nil {
+		modules = moduleFiles(t, v.modules)
+	}
+	for _, f := range modules {
 		f.Name = strings.TrimPrefix(f.Name, "modules/")
 		fmt.Fprintln(&list, f.Name)
 		f.Name = "lib/modules/" + release + "/" + f.Name
@@ -117,10 +122,38 @@ func expectOff(t *testing.T, vm *qemu.VM) {
 	}
 }
 
-var diskModules = append(guesttest.Virtio[:len(guesttest.Virtio):len(guesttest.Virtio)], "drivers/block/virtio_blk", "drivers/md/dm-mod", "drivers/md/dm-crypt",
-	"crypto/gf128mul", "crypto/ecb", "crypto/xts")
+var (
+	diskModules = []string{"virtio_blk", "dm-mod", "dm-crypt", "gf128mul", "ecb", "xts"}
+	netModules  = []string{"failover", "net_failover", "virtio_net"}
+	// Only newer kernels have all of these.
+	reportModules = []string{"configfs", "tsm", "sev-guest"}
+)
 
-var netModules = []string{"net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net"}
+// moduleFiles finds modules by name, since kernels move them between folders.
+// Names that the kernel has nowhere are left out: they are built in, or too new.
+func moduleFiles(t *testing.T, names []string) []guesttest.File {
+	t.Helper()
+	found := map[string]string{}
+	dir := filepath.Join(os.Getenv("ATTESTBOX_MODULES"), "kernel")
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if base, _, ok := strings.Cut(filepath.Base(p), ".ko"); ok && err == nil {
+			rel, _ := filepath.Rel(dir, p)
+			rel, _, _ = strings.Cut(rel, ".ko")
+			found[base] = rel
+		}
+		return err
+	})
+	if err != nil {
+		testenv.Skip(t, "ATTESTBOX_MODULES: "+err.Error())
+	}
+	paths := guesttest.Virtio[:len(guesttest.Virtio):len(guesttest.Virtio)]
+	for _, n := range names {
+		if rel, ok := found[n]; ok {
+			paths = append(paths, rel)
+		}
+	}
+	return guesttest.Modules(t, paths...)
+}
 
 // rootDisk makes an encrypted root and the verifier's file for it.
 func rootDisk(t *testing.T, f fakeVerifier, change func(src string)) (string, guesttest.File) {
@@ -166,7 +199,7 @@ const rootConfig = `{"mode":"switch-root","servers":["tcp://10.0.2.2:8451"],"pin
 func TestSwitchRoot(t *testing.T) {
 	future := time.Now().Add(1000 * time.Hour).Unix()
 	img, verifier := rootDisk(t, fakeVerifier{Secrets: map[string]string{"token": "hello"}, Time: future}, nil)
-	v := &vmImage{config: rootConfig, files: []guesttest.File{verifier}, modules: append(diskModules, netModules...), append: " word ENV=1",
+	v := &vmImage{config: rootConfig, files: []guesttest.File{verifier}, modules: slices.Concat(diskModules, netModules, reportModules), append: " word ENV=1",
 		machine: qemu.Machine{Net: qemu.NetUser, Disks: []qemu.Disk{{Path: img}}}}
 	vm := v.boot(t)
 	expect(t, vm,
