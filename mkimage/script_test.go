@@ -1,0 +1,57 @@
+package main
+
+import (
+	"encoding/pem"
+	"os"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"attestbox/internal/image/imagetest"
+	"attestbox/internal/measure"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"mkimage": func() { os.Exit(mkimage()) }})
+}
+
+// The scripts begin with the inputs of an image in $WORK.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			imagetest.Inputs(t, env.WorkDir)
+			firmware := measure.SyntheticFirmware()
+			if err := os.WriteFile(env.WorkDir+"/firmware", firmware, 0o600); err != nil {
+				return err
+			}
+			firmware[0] ^= 1
+			if err := os.WriteFile(env.WorkDir+"/other-firmware", firmware, 0o600); err != nil {
+				return err
+			}
+			// Not in the script's file: no private key lies in the repository.
+			key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: make([]byte, 48)})
+			if err := os.WriteFile(env.WorkDir+"/key.pem", key, 0o600); err != nil {
+				return err
+			}
+			env.Setenv("MODULES", env.WorkDir+"/lib/modules/"+imagetest.Release)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"flip": flip, "exits": exits},
+	})
+}
+
+// flip FILE changes one bit in the middle of a file.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	name := ts.MkAbs(args[0])
+	b, err := os.ReadFile(name)
+	ts.Check(err)
+	b[len(b)/2] ^= 1
+	ts.Check(os.WriteFile(name, b, 0o644))
+}
+
+// exits N COMMAND... runs a command and wants this exit code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec("sh", append([]string{"-c", `want=$1; shift; "$@"; got=$?; [ $got = $want ] || { echo "exit $got, want $want" >&2; exit 99; }`, "exits"}, args...)...)
+	ts.Check(err)
+}
