@@ -144,6 +144,27 @@ func TestRequiredProgram(t *testing.T) {
 		"attestbox: boot failed: required program bad: ended with status 7 [boot-program]")
 }
 
+// TestStateDiskAndDebug keeps state on an encrypted disk and, in a debug image,
+// reaches the shell after a failure. Production images, in every other test,
+// never do.
+func TestStateDiskAndDebug(t *testing.T) {
+	img, verifier := rootDisk(t, fakeVerifier{}, nil)
+	cfg := strings.Replace(programsConfig(
+		program("ids", "ids", "5:6", "never", true, `,"wait":true`),
+		program("bad", "fail", "5:6", "never", true, "")),
+		`"state":{"type":"tmpfs"}`, `"servers":["vsock://2:8451"],"pins":["`+testPin+`"],"state":{"type":"disk","device":"/dev/vda","name":"state","fstype":"ext4","owner":"5:6"}`, 1)
+	guest, err := testGuest()
+	v := &vmImage{config: cfg, modules: diskModules, machine: qemu.Machine{Disks: []qemu.Disk{{Path: img}}}, files: []guesttest.File{
+		verifier, {Name: debugFile[1:], Mode: 0o644}, {Name: "bin/sh", Mode: 0o755, Data: must(t, guest, err)}}}
+	vm := v.boot(t)
+	expectOff(t, vm)
+	expect(t, vm, "WARNING: THIS IS A DEBUG IMAGE", `outcome "opened" "", 1 headers`, "mount: /dev/mapper/state (ext4) on /state",
+		"program: state: <nil>", "boot failed: required program bad", "DEBUG IMAGE: starting /bin/sh", "guest: shell: here", "attestbox: /bin/sh ended with status 0")
+	if s := vm.Console.String(); strings.Contains(s, "read-only: ") {
+		t.Error("the state disk could not be made read-only")
+	}
+}
+
 // TestDecoyAndRefusal are boots that must not reach a system.
 func TestDecoyAndRefusal(t *testing.T) {
 	t.Run("refused", func(t *testing.T) {

@@ -2,9 +2,8 @@ package initramfs
 
 import (
 	"errors"
-	"os"
-	"os/exec"
 	"strings"
+	"syscall"
 
 	"attestbox/internal/code"
 	"attestbox/internal/wire"
@@ -66,10 +65,15 @@ func (in *Init) exchange(err error) string {
 // image itself holds the file debugFile.
 func (in *Init) debugShell() {
 	in.log.line("DEBUG IMAGE: starting /bin/sh; leave it to power off")
-	cmd := exec.Command("/bin/sh")
-	cmd.Env = cleanEnv()
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
-		in.log.line("/bin/sh: %v", err)
+	r, ok := in.runner.(*reaper)
+	if !ok {
+		r = newReaper()
 	}
+	attr := &syscall.ProcAttr{Dir: "/", Env: cleanEnv(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true}}
+	_, end, err := r.fork([]string{"/bin/sh"}, attr)
+	if err != nil {
+		in.log.line("/bin/sh: %v", err)
+		return
+	}
+	in.log.line("/bin/sh %s", <-end)
 }

@@ -41,7 +41,8 @@ type Init struct {
 	rel      *release // nil before the verifier answered
 	reported bool     // an outcome was sent
 	opened   []wire.Hex32
-	stuck    bool // a step did not give up: leave alone what it may use
+	runner   runner // of the programs, once they run
+	stuck    bool   // a step did not give up: leave alone what it may use
 }
 
 // deps are the larger parts that a boot uses; tests replace them.
@@ -54,7 +55,6 @@ type deps struct {
 	chown      func(file string, uid, gid int) error
 	network    func(ctx context.Context) (string, error)      // nil: the real one
 	waitDevice func(ctx context.Context, device string) error // nil: the real one
-	runner     func() runner
 	pause      func(time.Duration)
 }
 
@@ -66,7 +66,6 @@ func realDeps() deps {
 		sameDevice: sameDevice,
 		empty:      emptyInitramfs,
 		chown:      os.Chown,
-		runner:     func() runner { return newReaper() },
 		pause:      time.Sleep,
 	}
 }

@@ -82,7 +82,8 @@ func (in *Init) runPrograms(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go in.renew(ctx)
-	s := &supervisor{runner: in.deps.runner(), log: in.log}
+	in.runner = newReaper()
+	s := &supervisor{runner: in.runner, log: in.log}
 	err := s.run(ctx, in.cfg.Programs)
 	s.stopAll()
 	if st := in.cfg.State; st != nil && st.Type == config.StateDisk {

@@ -82,9 +82,13 @@ func (r *reaper) start(p *config.Program) (int, <-chan ended, error) {
 	if uid != 0 || gid != 0 {
 		attr.Sys.Credential = &syscall.Credential{Uid: uid, Gid: gid, Groups: []uint32{}}
 	}
+	return r.fork(p.Argv, attr)
+}
+
+func (r *reaper) fork(argv []string, attr *syscall.ProcAttr) (int, <-chan ended, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err := syscall.ForkExec(p.Argv[0], p.Argv, attr)
+	pid, err := syscall.ForkExec(argv[0], argv, attr)
 	if err != nil {
 		return 0, nil, err
 	}
