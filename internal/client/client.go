@@ -124,8 +124,8 @@ func (s *session) try(ctx context.Context, attempt func(dial.Addr) error) error 
 			if err == nil || errors.Is(err, ErrRefused) {
 				return err
 			}
-			if ctx.Err() != nil && last != nil {
-				break // the earlier error says more than "context ended"
+			if ended(ctx) && last != nil {
+				return s.gaveUp(last, context.DeadlineExceeded) // the earlier error says more
 			}
 			last = err
 			s.logf("%v", err)
@@ -151,6 +151,13 @@ func (s *session) try(ctx context.Context, attempt func(dial.Addr) error) error 
 			return s.gaveUp(last, ctx.Err())
 		}
 	}
+}
+
+// ended says whether ctx is over, or would be if its timer were as prompt as
+// the clock: a connection's deadline may fire first.
+func ended(ctx context.Context) bool {
+	d, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(d)
 }
 
 func (s *session) gaveUp(last, ctxErr error) error {
