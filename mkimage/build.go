@@ -53,7 +53,7 @@ func runBuild(_ context.Context, env *applet.Env, args []string) error {
 	fs.StringVar(&set.Append, "append", "", "kernel command line; the required parameters are added to it")
 	fs.StringVar(&set.Compress, "compress", "", "zstd, gzip or none (default zstd)")
 	fs.StringVar(&set.SimDevice, "sim-device", "", "make a simulator image with this snp-sim-device `BINARY`")
-	fs.BoolVar(&set.Debug, "debug", false, "add a shell on the console: the image must never be trusted")
+	fs.BoolVar(&set.Debug, "debug", false, "add a shell that init starts on the console when the boot fails: the image must never be trusted")
 	fs.StringVar(&set.Busybox, "busybox", "", "static busybox `FILE` for -debug")
 	fs.StringVar(&set.Firmware, "ovmf", "", "firmware `FILE` of the launch digest (default: synthetic, for the simulator)")
 	fs.IntVar(&set.VCPUs, "vcpus", 0, "virtual CPUs of the launch digest (default 1)")

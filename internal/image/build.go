@@ -23,7 +23,6 @@ const (
 	guestPath      = "bin/attestbox"
 	modulesPath    = "etc/attestbox/modules"
 	debugPath      = "etc/attestbox/debug"
-	debugInitPath  = "etc/attestbox/debug-init"
 	certsPath      = "etc/attestbox/certs"
 	simDevicePath  = "bin/snp-sim-device"
 	simModulesPath = "etc/snp-sim/modules"
@@ -203,28 +202,20 @@ func (b *builder) addBase() error {
 		}
 	}
 	if b.m.Debug {
-		if err := b.addDebug(target); err != nil {
+		if err := b.addDebug(); err != nil {
 			return err
 		}
-		target = debugInitPath
 	}
 	return b.a.AddSymlink("init", target)
 }
 
-// addDebug adds a shell on the console. The guest binary has no hook for it: a
-// script is the image's init, starts the shell beside and becomes the real one.
-func (b *builder) addDebug(next string) error {
+// addDebug adds a shell and the mark at which init starts it when a boot fails.
+// The mark is a file of the image, so the digest is another one.
+func (b *builder) addDebug() error {
 	if err := b.addBinary("busybox", b.m.Busybox, "bin/busybox"); err != nil {
 		return err
 	}
 	if err := b.a.AddSymlink("bin/sh", "busybox"); err != nil {
-		return err
-	}
-	script := `#!/bin/busybox sh
-# A debug image: whoever has the console has the machine.
-/bin/busybox setsid /bin/busybox sh -c 'while :; do /bin/busybox sh; /bin/busybox sleep 1; done' </dev/console >/dev/console 2>&1 &
-exec -a init /` + next + "\n"
-	if err := b.a.AddFile(debugInitPath, 0o755, []byte(script)); err != nil {
 		return err
 	}
 	return b.a.AddFile(debugPath, 0o644, []byte("debug image: never to be trusted\n"))

@@ -225,7 +225,7 @@ func TestDebugImage(t *testing.T) {
 	_, marked := a.Get("etc/attestbox/debug")
 	sh, _ := a.Get("bin/sh")
 	init, _ := a.Get("init")
-	if !marked || !img.Record.Debug || string(sh.Data) != "busybox" || string(init.Data) != "etc/attestbox/debug-init" {
+	if !marked || !img.Record.Debug || string(sh.Data) != "busybox" || string(init.Data) != "bin/attestbox" {
 		t.Errorf("marked %v, sh %q, init %q", marked, sh.Data, init.Data)
 	}
 }

@@ -188,7 +188,7 @@ func (b *builder) checkPlace(dst, target string) error {
 	if err != nil {
 		return err
 	}
-	for _, reserved := range []string{debugPath, debugInitPath, simDevicePath} {
+	for _, reserved := range []string{debugPath, simDevicePath} {
 		if p == reserved {
 			return fmt.Errorf("%w: %q is this program's to write", ErrRefused, dst)
 		}
