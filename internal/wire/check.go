@@ -34,6 +34,8 @@ func check(m Message, body []byte) error {
 		}
 	}
 	switch m := m.(type) {
+	case interface{ check() error }:
+		return m.check()
 	case *Begin:
 		if m.Version < 1 {
 			return fmt.Errorf("version %d", m.Version)
@@ -101,6 +103,14 @@ func fields(m Message) []string {
 		return []string{"type", "id", "report_id", "boot", "result", "reason", "headers", "mac"}
 	case *Ack:
 		return []string{"type", "exchange", "boot", "time", "min_policy_version"}
+	case *CertifyBegin:
+		return []string{"type", "version", "domain", "role", "csr", "suite", "key"}
+	case *Admission:
+		return []string{"type", "exchange", "chain", "proof", "sealed", "time", "min_policy_version"}
+	case *KeyRequest:
+		return []string{"type", "op", "name", "version", "kind", "value", "key"}
+	case *KeyReply:
+		return []string{"type", "exchange", "code", "name", "version", "kind", "value", "names", "time", "min_policy_version"}
 	}
 	return nil
 }

@@ -7,7 +7,9 @@ const Version = 1
 
 // ALPN protocol identifiers (RFC 7301).
 const (
-	ALPNLaunch = "attestbox-launch/1"
+	ALPNLaunch  = "attestbox-launch/1"
+	ALPNCertify = "attestbox-certify/1"
+	ALPNKeys    = "attestbox-keys/1"
 )
 
 // DefaultPort is the port on TCP and on AF_VSOCK.
@@ -46,10 +48,14 @@ const (
 	domainOutcome = "attestbox/outcome/1"
 	domainPayload = "attestbox/payload/1"
 	domainLearnID = "attestbox/learn-id/1"
+	domainCertify = "attestbox/certify/1"
+	domainAttestd = "attestbox/attestd/1"
 
-	exporterLaunch = "EXPORTER-attestbox-launch-1"
+	exporterLaunch  = "EXPORTER-attestbox-launch-1"
+	exporterCertify = "EXPORTER-attestbox-certify-1"
 )
 
 func domains() []string {
-	return []string{domainLaunch, domainOutcome, domainPayload, domainLearnID, exporterLaunch}
+	return []string{domainLaunch, domainOutcome, domainPayload, domainLearnID, domainCertify, domainAttestd,
+		exporterLaunch, exporterCertify}
 }

@@ -160,6 +160,26 @@ func Marshal(m Message) ([]byte, error) {
 		}
 	case *Ack:
 		m.Type = m.kind()
+	case *CertifyBegin:
+		m.Type = m.kind()
+	case *Admission:
+		m.Type = m.kind()
+	case *KeyRequest:
+		m.Type = m.kind()
+		if m.Value == nil {
+			m.Value = []byte{}
+		}
+		if m.Key == nil {
+			m.Key = []byte{}
+		}
+	case *KeyReply:
+		m.Type = m.kind()
+		if m.Value == nil {
+			m.Value = []byte{}
+		}
+		if m.Names == nil {
+			m.Names = []KeyName{}
+		}
 	}
 	return json.Marshal(m)
 }
@@ -192,6 +212,14 @@ func Parse(body []byte) (Message, error) {
 		m = new(Outcome)
 	case "ack":
 		m = new(Ack)
+	case "certify-begin":
+		m = new(CertifyBegin)
+	case "admission":
+		m = new(Admission)
+	case "key-request":
+		m = new(KeyRequest)
+	case "key-reply":
+		m = new(KeyReply)
 	default:
 		return nil, fmt.Errorf("%w: unknown type %.32q", ErrMalformed, head.Type)
 	}

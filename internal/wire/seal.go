@@ -33,9 +33,16 @@ func NewKey() (hpke.PrivateKey, error) {
 }
 
 // Seal encrypts a payload to the guest's key, with the transcript as info.
-func Seal(t *Transcript, p *Payload) ([]byte, error) {
+func Seal(t *Transcript, p *Payload) ([]byte, error) { return sealTo(t.Key, t.Bytes(), p) }
+
+// SealCertify is Seal for certify.
+func SealCertify(t *CertifyTranscript, p *Payload) ([]byte, error) {
+	return sealTo(t.Key, t.Bytes(), p)
+}
+
+func sealTo(key, info []byte, p *Payload) ([]byte, error) {
 	kem, kdf, aead := suite()
-	pub, err := kem.NewPublicKey(t.Key)
+	pub, err := kem.NewPublicKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("%w: HPKE public key: %v", ErrMalformed, err)
 	}
@@ -44,7 +51,7 @@ func Seal(t *Transcript, p *Payload) ([]byte, error) {
 		return nil, err
 	}
 	defer plain.Zero()
-	return hpke.Seal(pub, kdf, aead, t.Bytes(), plain.Bytes())
+	return hpke.Seal(pub, kdf, aead, info, plain.Bytes())
 }
 
 // CheckKey says whether key is a public key of the suite.
@@ -59,8 +66,17 @@ func CheckKey(key []byte) error {
 // Open decrypts a release with the exchange's private key. The caller owns the
 // payload and zeroes it.
 func Open(key hpke.PrivateKey, t *Transcript, sealed []byte) (*Payload, error) {
+	return openFrom(key, t.Bytes(), sealed)
+}
+
+// OpenCertify is Open for certify.
+func OpenCertify(key hpke.PrivateKey, t *CertifyTranscript, sealed []byte) (*Payload, error) {
+	return openFrom(key, t.Bytes(), sealed)
+}
+
+func openFrom(key hpke.PrivateKey, info, sealed []byte) (*Payload, error) {
 	_, kdf, aead := suite()
-	b, err := hpke.Open(key, kdf, aead, t.Bytes(), sealed)
+	b, err := hpke.Open(key, kdf, aead, info, sealed)
 	if err != nil {
 		return nil, fmt.Errorf("opening the release: %w", err)
 	}

@@ -6,8 +6,6 @@ import (
 	"crypto/sha512"
 	"crypto/tls"
 	"encoding/binary"
-	"errors"
-	"fmt"
 
 	"attestbox/internal/secret"
 )
@@ -27,9 +25,7 @@ type Transcript struct {
 // Bytes is the transcript: the domain string and each field in order, each
 // preceded by its length as 4 bytes little-endian. It is the HPKE info.
 func (t *Transcript) Bytes() []byte {
-	var version [4]byte
-	binary.LittleEndian.PutUint32(version[:], uint32(t.Version))
-	return lengthPrefixed([]byte(domainLaunch), version[:], t.SPKI[:], t.Exporter[:], t.Nonce[:], t.ID[:], t.Suite, t.Key)
+	return lengthPrefixed([]byte(domainLaunch), versionBytes(t.Version), t.SPKI[:], t.Exporter[:], t.Nonce[:], t.ID[:], t.Suite, t.Key)
 }
 
 // ReportData is SHA-512 over Bytes.
@@ -52,19 +48,21 @@ func lengthPrefixed(fields ...[]byte) []byte {
 // SHA-256 of the verifier's SubjectPublicKeyInfo: the guest takes it from the
 // peer's certificate, the verifier from its own.
 func (t *Transcript) FillChannel(cs *tls.ConnectionState, spki [32]byte) error {
-	if cs.Version != tls.VersionTLS13 {
-		return errors.New("the channel is not TLS 1.3")
-	}
-	if cs.NegotiatedProtocol != ALPNLaunch {
-		return fmt.Errorf("the channel speaks %q, not %q", cs.NegotiatedProtocol, ALPNLaunch)
-	}
-	ekm, err := cs.ExportKeyingMaterial(exporterLaunch, nil, len(t.Exporter))
+	ekm, err := exporter(cs, ALPNLaunch, exporterLaunch)
 	if err != nil {
-		return fmt.Errorf("TLS exporter: %w", err)
+		return err
 	}
-	copy(t.Exporter[:], ekm)
-	t.SPKI = spki
+	t.Exporter, t.SPKI = ekm, spki
 	return nil
+}
+
+func versionBytes(v int) []byte { return binary.LittleEndian.AppendUint32(nil, uint32(v)) }
+
+// AttestdReportData is the REPORT_DATA of attestd: SHA-512 over its domain
+// string, the calling program's digest and the caller's data, each
+// length-prefixed. It fits no other protocol.
+func AttestdReportData(program, data []byte) [64]byte {
+	return sha512.Sum512(lengthPrefixed([]byte(domainAttestd), program, data))
 }
 
 // OutcomeMAC authenticates an outcome: HMAC-SHA-256 under the outcome key over

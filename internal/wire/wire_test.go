@@ -25,6 +25,11 @@ func samples() []Message {
 		&Outcome{ID: Hex32{1}, ReportID: Hex32{2}, Boot: 3, Result: ResultOpened, Headers: []Hex32{{4}}},
 		&Outcome{ID: Hex32{1}, ReportID: Hex32{2}, Boot: 3, Result: ResultFailed, Reason: "luks-header-digest"},
 		&Ack{Boot: 3, Time: 1700000000, MinPolicyVersion: 2},
+		&CertifyBegin{Version: 1, Domain: "example.org", Role: RoleClient, CSR: []byte{1}, Suite: SuiteHex(), Key: []byte{1}},
+		&Admission{Chain: [][]byte{{1}, {2}}, Proof: "1. ...", Sealed: []byte{3}, Time: 5, MinPolicyVersion: 2},
+		&KeyRequest{Op: OpGet, Name: "db/password", Value: []byte{}, Key: []byte{}},
+		&KeyReply{Name: "db/password", Version: 2, Kind: "blob", Value: []byte("x"), Names: []KeyName{}},
+		&KeyReply{Code: "key-refused", Value: []byte{}, Names: []KeyName{{"a", 1, "blob"}}},
 	}
 }
 
