@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -114,7 +115,11 @@ func runServe(ctx context.Context, env *applet.Env, args []string) error {
 	rctx, stopRelay := context.WithCancel(context.WithoutCancel(ctx))
 	relayed := make(chan error, 1)
 	go func() { relayed <- relay.Serve(rctx, admin, raw) }()
-	defer func() { stopRelay(); <-relayed }()
+	defer func() {
+		stopRelay()
+		<-relayed
+		os.Remove(filepath.Join(sf.dir, socketFile)) // still under the state's lock
+	}()
 
 	fmt.Fprintf(env.Stderr, "verifier %s\n", srv.Pin())
 	for _, a := range addresses {

@@ -208,8 +208,13 @@ func TestMalformed(t *testing.T) {
 	malformed := func(name string, c *talk) {
 		t.Helper()
 		_, err := wire.Expect[*wire.Release](c.conn)
-		if ans, ok := err.(*wire.AnswerError); !ok || ans.Code != code.LaunchMalformed {
+		ans, ok := err.(*wire.AnswerError)
+		if !ok || ans.Code != code.LaunchMalformed {
 			t.Errorf("%s: %v, want %s", name, err, code.LaunchMalformed)
+			return
+		}
+		if d, err := FindDecisions(w.decisions, ans.Exchange); err != nil || len(d) == 0 || d[len(d)-1].Code != code.LaunchMalformed {
+			t.Errorf("%s: recorded %v, %v", name, d, err)
 		}
 	}
 	raw := func(c *talk, b []byte) *talk {

@@ -8,7 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
+	"unicode"
 
 	"attestbox/internal/code"
 	"attestbox/internal/wire"
@@ -160,7 +162,7 @@ func decisionFile(path string, i int) string {
 // bounded cuts what a peer could make long.
 func (d *Decision) bounded() *Decision {
 	c := *d
-	c.Reason, c.Alert = cut(c.Reason), cut(c.Alert)
+	c.Reason, c.Alert, c.Root = cut(c.Reason), cut(c.Alert), cut(c.Root)
 	c.Findings = nil
 	for _, f := range d.Findings[:min(len(d.Findings), maxFindings)] {
 		f.Found, f.Want, f.Note = cut(f.Found), cut(f.Want), cut(f.Note)
@@ -169,7 +171,15 @@ func (d *Decision) bounded() *Decision {
 	return &c
 }
 
+// cut bounds a text and takes out what would move a terminal's cursor: peers
+// choose names in certificates, and people read them in a terminal.
 func cut(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 	if len(s) > maxText {
 		return s[:maxText] + "..."
 	}

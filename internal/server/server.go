@@ -227,8 +227,7 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn) {
 // broken ends an exchange whose messages make no sense or do not come.
 func (s *Server) broken(x *exchange, err error) {
 	if errors.Is(err, wire.ErrMalformed) {
-		s.answer(x, &wire.Refused{Exchange: x.id, Code: code.LaunchMalformed})
-		s.Log.Info("malformed message", "exchange", x.id.String(), "peer", x.peer, "error", err)
+		s.refuse(x, &Decision{Exchange: x.id.String(), Peer: x.peer}, code.LaunchMalformed, code.LaunchMalformed, err.Error())
 		return
 	}
 	if !errors.Is(err, io.EOF) {

@@ -338,6 +338,14 @@ func TestDecisionLog(t *testing.T) {
 	if d, err := FindDecisions(path, first); err != nil || len(d) != 0 {
 		t.Errorf("the first decision should have gone: %d found, %v", len(d), err)
 	}
+	// Nothing that a peer chose reaches a terminal as a control sequence.
+	x := wire.ExchangeID{0xee}
+	if err := l.Record(&Decision{Exchange: x.String(), Reason: "a\x1b[2Jb", Findings: []Finding{{Found: "c\r\nd\x9b"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := FindDecisions(path, x); err != nil || len(d) != 1 || d[0].Reason != "a?[2Jb" || strings.ContainsAny(d[0].Findings[0].Found, "\r\n\x9b") {
+		t.Errorf("control characters: %+v, %v", d, err)
+	}
 	// A line that a crash cut short hides nothing else.
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
