@@ -102,6 +102,7 @@ func Build(m *Manifest, opt Options) (*Image, error) {
 	if b.rec.Measurement, err = b.measure(sum); err != nil {
 		return nil, err
 	}
+	slices.SortStableFunc(b.rec.Inputs, func(x, y Input) int { return strings.Compare(x.Path, y.Path) })
 	return &Image{Initrd: initrd, Kernel: b.kernel, Cmdline: b.rec.Cmdline, Record: b.rec}, nil
 }
 
@@ -258,13 +259,7 @@ func (b *builder) addModules() error {
 	if err != nil {
 		return err
 	}
-	names := tree.expand(b.m.Modules)
-	for _, fs := range b.fileSystems() {
-		if b.m.Modules == nil && !slices.Contains(names, fs) {
-			names = append(names, fs)
-		}
-	}
-	mods, err := tree.Closure(names)
+	mods, err := tree.Closure(tree.expand(b.m.Modules, b.fileSystems()))
 	if err != nil {
 		return err
 	}
@@ -364,6 +359,8 @@ func (b *builder) checkPrograms() error {
 
 func (b *builder) note(s string) { b.rec.Notes = append(b.rec.Notes, s) }
 
+// input records a file that was read. Inputs are sorted by their path in the
+// image; those that do not go in come first, in a fixed order.
 func (b *builder) input(role, name, imagePath string, data []byte) *Input {
 	out := outputOf(data)
 	in := Input{Role: role, Name: filepath.Base(name), Size: out.Size, SHA256: out.SHA256}

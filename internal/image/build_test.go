@@ -135,7 +135,6 @@ func TestReproducible(t *testing.T) {
 			t.Errorf("%s: initramfs differs", kind)
 		}
 		one, two := first.Record, second.Record
-		one.Inputs, two.Inputs = nil, nil // their order is that of the manifest
 		if a, b := string(must(one.Marshal())), string(must(two.Marshal())); a != b {
 			t.Errorf("%s: record differs:\n%s\n%s", kind, a, b)
 		}

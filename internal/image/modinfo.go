@@ -107,7 +107,8 @@ func moduleELF(name string, data []byte) ([]byte, error) {
 	case strings.HasSuffix(name, ".ko"):
 		return data, nil
 	case strings.HasSuffix(name, ".ko.xz"):
-		x, err := (xz.ReaderConfig{DictCap: maxModule}).NewReader(bytes.NewReader(data))
+		// A least size: the file names what it needs (1 MiB, as kernels do it).
+		x, err := (xz.ReaderConfig{DictCap: 1 << 16}).NewReader(bytes.NewReader(data))
 		if err != nil {
 			return nil, err
 		}

@@ -220,15 +220,16 @@ func (m *Modules) DefaultModules() []string {
 	return out
 }
 
-// expand replaces the word "default" in a list of names.
-func (m *Modules) expand(names []string) []string {
+// expand replaces the word "default" in a list of names by the default set and
+// the modules of these file systems. No list at all is the default.
+func (m *Modules) expand(names, fileSystems []string) []string {
 	if names == nil {
 		names = []string{"default"}
 	}
 	var out []string
 	for _, n := range names {
 		if n == "default" {
-			out = append(out, m.DefaultModules()...)
+			out = append(append(out, m.DefaultModules()...), fileSystems...)
 		} else {
 			out = append(out, n)
 		}

@@ -13,7 +13,11 @@ import (
 var ErrPrivateKey = errors.New("private key among the inputs")
 
 func refuseKey(name string, data []byte) error {
-	if why := PrivateKey(data); why != "" {
+	why := PrivateKey(data)
+	if why == "" {
+		why = findRaw(name, data)
+	}
+	if why != "" {
 		return fmt.Errorf("%w: %q %s", ErrPrivateKey, name, why)
 	}
 	return nil
@@ -22,8 +26,8 @@ func refuseKey(name string, data []byte) error {
 // PrivateKey says what private key data is or holds, as the end of a sentence,
 // and "" if none is recognised. Text forms are found anywhere, also inside a
 // program; binary forms are found where they are the whole file. It does not
-// look into compressed data or archives, and raw random bytes, such as a disk's
-// key, have no form that could be recognised.
+// look into compressed data or archives, and raw random bytes have no form that
+// could be recognised: for them there is the guess of findRaw.
 func PrivateKey(data []byte) string { return privateKey(data, 1) }
 
 func privateKey(data []byte, depth int) string {

@@ -172,3 +172,29 @@ func TestForeignToolsKeys(t *testing.T) {
 		}
 	}
 }
+
+func TestRawKeys(t *testing.T) {
+	random := func(n int) []byte {
+		b := make([]byte, n)
+		rand.Read(b)
+		b[0] = 0xff // never all text
+		return b
+	}
+	for range 200 {
+		for name, data := range map[string][]byte{
+			"disk": random(32), "seal-64": random(64), "seal.key": random(48), "chip.secret": random(16), "luks_key": random(4096),
+		} {
+			if err := refuseKey(name, data); !errors.Is(err, ErrPrivateKey) {
+				t.Fatalf("%s: %d random bytes pass: %v", name, len(data), err)
+			}
+		}
+	}
+	for name, data := range map[string][]byte{
+		"33 bytes": random(33), "zeros": make([]byte, 32), "text": []byte("abcdefghijklmnopqrstuvwxyz012345"),
+		"hex.key": []byte(strings.Repeat("0123456789abcdef", 4)), "large.key": random(4097), "few values": bytes.Repeat([]byte{0, 1, 2, 3}, 8),
+	} {
+		if err := refuseKey(name, data); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
