@@ -146,10 +146,13 @@ func readSecret(env *applet.Env, name string, max int) (*secret.Bytes, error) {
 	return s, nil
 }
 
-// readFile reads a bounded file that is not secret.
+// readFile reads a bounded file that is not secret; - is stdin where there is
+// an env.
 func readFile(env *applet.Env, name string, max int64) ([]byte, error) {
-	r := env.Stdin
-	if name != "-" {
+	var r io.Reader
+	if name == "-" && env != nil {
+		r = env.Stdin
+	} else {
 		f, err := os.Open(name)
 		if err != nil {
 			return nil, err

@@ -174,14 +174,15 @@ func (d *Decision) bounded() *Decision {
 // cut bounds a text and takes out what would move a terminal's cursor: peers
 // choose names in certificates, and people read them in a terminal.
 func cut(s string) string {
+	long := len(s) > maxText
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
-	}, s)
-	if len(s) > maxText {
-		return s[:maxText] + "..."
+	}, s[:min(len(s), maxText)])
+	if long {
+		s += "..."
 	}
 	return s
 }

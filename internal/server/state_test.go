@@ -332,7 +332,7 @@ func TestDecisionLog(t *testing.T) {
 			t.Errorf("%s: %d bytes, mode %v, %v", e.Name(), st.Size(), st.Mode(), err)
 		}
 	}
-	if d, err := FindDecisions(path, last); err != nil || len(d) != 1 || len(d[0].Reason) > maxText+3 {
+	if d, err := FindDecisions(path, last); err != nil || len(d) != 1 || len(d[0].Reason) > 3*maxText {
 		t.Errorf("the last decision: %d found, %v", len(d), err)
 	}
 	if d, err := FindDecisions(path, first); err != nil || len(d) != 0 {
@@ -340,10 +340,10 @@ func TestDecisionLog(t *testing.T) {
 	}
 	// Nothing that a peer chose reaches a terminal as a control sequence.
 	x := wire.ExchangeID{0xee}
-	if err := l.Record(&Decision{Exchange: x.String(), Reason: "a\x1b[2Jb", Findings: []Finding{{Found: "c\r\nd\x9b"}}}); err != nil {
+	if err := l.Record(&Decision{Exchange: x.String(), Reason: "a\x1b[2Jb", Findings: []Finding{{Found: "c\r\nd\u009b"}}}); err != nil {
 		t.Fatal(err)
 	}
-	if d, err := FindDecisions(path, x); err != nil || len(d) != 1 || d[0].Reason != "a?[2Jb" || strings.ContainsAny(d[0].Findings[0].Found, "\r\n\x9b") {
+	if d, err := FindDecisions(path, x); err != nil || len(d) != 1 || d[0].Reason != "a?[2Jb" || strings.ContainsAny(d[0].Findings[0].Found, "\r\n\u009b") {
 		t.Errorf("control characters: %+v, %v", d, err)
 	}
 	// A line that a crash cut short hides nothing else.
