@@ -57,7 +57,7 @@ func runBuild(_ context.Context, env *applet.Env, args []string) error {
 	fs.StringVar(&set.Busybox, "busybox", "", "static busybox `FILE` for -debug")
 	fs.StringVar(&set.Firmware, "ovmf", "", "firmware `FILE` of the launch digest (default: synthetic, for the simulator)")
 	fs.IntVar(&set.VCPUs, "vcpus", 0, "virtual CPUs of the launch digest (default 1)")
-	fs.StringVar(&set.VCPUType, "vcpu-type", "", "QEMU CPU model of the launch digest (default by -product, else EPYC-v4)")
+	fs.StringVar(&set.VCPUType, "vcpu-type", "", "QEMU CPU model of the launch digest (default by -product, else EPYC-Milan)")
 	fs.StringVar(&set.Product, "product", "", "Milan, Genoa, Bergamo, Siena or Turin: chooses -vcpu-type")
 	fs.Uint64Var(&set.GuestFeatures, "guest-features", 0, "SEV_FEATURES of the launch digest (default 0x1)")
 	fs.StringVar(&set.VMM, "vmm", "", "VMM of the launch digest: qemu, ec2, gce (default qemu)")

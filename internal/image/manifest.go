@@ -134,7 +134,7 @@ func (m *Manifest) Check() error {
 
 // vcpuType is the QEMU CPU model that the launch digest is for.
 func (m *Manifest) vcpuType() (string, error) {
-	models := map[string]string{"": "EPYC-v4", "Milan": "EPYC-Milan", "Genoa": "EPYC-Genoa", "Bergamo": "EPYC-Genoa", "Siena": "EPYC-Genoa", "Turin": "EPYC-Turin"}
+	models := map[string]string{"": "EPYC-Milan", "Milan": "EPYC-Milan", "Genoa": "EPYC-Genoa", "Bergamo": "EPYC-Genoa", "Siena": "EPYC-Genoa", "Turin": "EPYC-Turin"}
 	model, ok := models[m.Product]
 	switch {
 	case !ok:
