@@ -231,6 +231,9 @@ func (a *SNPAppraiser) endorsements(ctx context.Context, e *Evidence, r *rules) 
 		if err != nil {
 			return out, true, nil
 		}
+		if got.ASK == nil {
+			got.ASK = out.ASK // verified against the root like any other
+		}
 		got.CRL, out = out.CRL, got
 	}
 	own, err := a.source.CRL(ctx, product)
