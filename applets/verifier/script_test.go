@@ -39,10 +39,20 @@ func TestMain(m *testing.M) {
 	}})
 }
 
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { scripts(t, "init", "backup", "policy") }
+
+// A digest that does not cover kernel, initramfs and command line is never
+// registered, and neither is a decommissioned ID.
+func TestAddInstanceRefuses(t *testing.T) { scripts(t, "instance") }
+
+func scripts(t *testing.T, names ...string) {
 	psp := snpsimtest.PSP(t, snp.Milan)
+	var files []string
+	for _, n := range names {
+		files = append(files, filepath.Join("testdata", "script", n+".txtar"))
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:   "testdata/script",
+		Files: files,
 		Setup: func(env *testscript.Env) error { return owner(env.WorkDir, psp) },
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits, "flip": flip, "shm": shm,
