@@ -1,10 +1,12 @@
-// Package client is the guest's end of the attested launch protocol (DESIGN
-// section 5; package wire has the messages).
+// Package client is the guest's end of the protocols launch, certify and keys
+// (DESIGN section 5; package wire has the messages).
 //
 // Launch learns the instance ID from a report that it asked for itself, opens a
-// pinned TLS 1.3 channel, binds nonce, ID and channel into a second report and
-// opens the sealed release. It retries what a retry can mend, with jittered
-// backoff, until its context ends; a refusal is final.
+// TLS 1.3 channel to a server that the image trusts, binds nonce, ID and
+// channel into a second report and opens the sealed release. Certify has the
+// same shape; its answer is an admission certificate. DialKeys and Watch ask a
+// key server, with admission certificates on both ends. All retry what a retry
+// can mend, with jittered backoff, until their context ends; a refusal is final.
 //
 // It does not check its own report: the verifier does. It does not use the key.
 package client
@@ -12,6 +14,7 @@ package client
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -28,15 +31,23 @@ import (
 var (
 	ErrRefused     = errors.New("refused")
 	ErrLater       = errors.New("not now")
-	ErrUnreachable = errors.New("no verifier reached")
+	ErrUnreachable = errors.New("no server reached")
 )
 
-// Config says whom to ask and with what.
+// Config says whom to ask and with what. A server is trusted for a pinned key,
+// or for a claim of the policy key that travels in its certificate; at least
+// one of Pins and Policy is needed.
 type Config struct {
 	Servers  []string // in order of preference: see package dial
 	Pins     []wire.Pin
+	Policy   *x509.Certificate // the domain's, pinned by the image
 	Platform platform.Platform
 	Logf     func(format string, args ...any) // progress; may be nil
+
+	// Now is the clock that dates are judged by, never below the floor that
+	// earlier authenticated answers have set; nil means time.Now. Pins, nonces
+	// and deadlines do not depend on it.
+	Now func() time.Time
 
 	// Backoff between rounds; zero means 1 s to 30 s.
 	MinBackoff, MaxBackoff time.Duration
@@ -50,17 +61,34 @@ func (c *Config) logf(format string, args ...any) {
 	}
 }
 
-// session is a checked Config.
+func (c *Config) now() time.Time {
+	if c.Now != nil {
+		return c.Now()
+	}
+	return time.Now()
+}
+
+// session is a checked Config for one protocol.
 type session struct {
 	Config
 	addrs []dial.Addr
-	tls   *tls.Config
+	tls   func() (*tls.Config, error) // for each connection: certificates change
 }
 
-func newSession(c Config) (*session, error) {
-	s := &session{Config: c}
+// newSession is for the protocols whose server is trusted by pin or by claim.
+func newSession(c Config, alpn, role string) (*session, error) {
+	trust, err := c.serverTrust(role)
+	if err != nil {
+		return nil, code.Wrap(code.ConfigBad, err)
+	}
+	cfg := wire.ChannelTLS(alpn, trust)
+	return sessionWith(c, func() (*tls.Config, error) { return cfg, nil })
+}
+
+func sessionWith(c Config, tlsConfig func() (*tls.Config, error)) (*session, error) {
+	s := &session{Config: c, tls: tlsConfig}
 	if len(c.Servers) == 0 {
-		return nil, code.Wrap(code.ConfigBad, errors.New("no verifier address is configured"))
+		return nil, code.Wrap(code.ConfigBad, errors.New("no server address is configured"))
 	}
 	for _, server := range c.Servers {
 		a, err := dial.Parse(server)
@@ -68,10 +96,6 @@ func newSession(c Config) (*session, error) {
 			return nil, code.Wrap(code.ConfigBad, err)
 		}
 		s.addrs = append(s.addrs, a)
-	}
-	var err error
-	if s.tls, err = wire.ClientTLS(c.Pins); err != nil {
-		return nil, code.Wrap(code.ConfigBad, err)
 	}
 	if s.Dial == nil {
 		s.Dial = dial.Dial
@@ -85,9 +109,13 @@ func newSession(c Config) (*session, error) {
 	return s, nil
 }
 
-// connect opens the pinned channel; the deadline of the exchange is set on it
+// connect opens the channel; the deadline of the exchange is set on it
 // before the handshake.
 func (s *session) connect(ctx context.Context, a dial.Addr, limit time.Duration) (*tls.Conn, error) {
+	cfg, err := s.tls()
+	if err != nil {
+		return nil, err
+	}
 	deadline := time.Now().Add(limit)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
@@ -99,12 +127,15 @@ func (s *session) connect(ctx context.Context, a dial.Addr, limit time.Duration)
 		return nil, fmt.Errorf("connecting to %s: %w", a, err)
 	}
 	raw.SetDeadline(deadline)
-	conn := tls.Client(raw, s.tls)
+	conn := tls.Client(raw, cfg)
 	if err := conn.HandshakeContext(dctx); err != nil {
 		raw.Close()
 		err = fmt.Errorf("TLS handshake with %s: %w", a, err)
-		if errors.Is(err, wire.ErrPin) {
+		switch {
+		case errors.Is(err, wire.ErrPin):
 			err = code.Wrap(code.PinMismatch, err)
+		case errors.Is(err, wire.ErrUntrusted):
+			err = code.Wrap(code.ServerUntrusted, err)
 		}
 		return nil, err
 	}
@@ -112,8 +143,8 @@ func (s *session) connect(ctx context.Context, a dial.Addr, limit time.Duration)
 }
 
 // try runs once over all servers in order, until one gives a final answer, and
-// again after a backoff, until ctx ends. final says that an error of one server
-// is the answer; every server with a foreign key is an answer too.
+// again after a backoff, until ctx ends. A refusal of one server is final, and
+// so is it when every server has a foreign key.
 func (s *session) try(ctx context.Context, attempt func(dial.Addr) error) error {
 	backoff := s.MinBackoff
 	var last error
@@ -129,7 +160,7 @@ func (s *session) try(ctx context.Context, attempt func(dial.Addr) error) error 
 			}
 			last = err
 			s.logf("%v", err)
-			if errors.Is(err, wire.ErrPin) {
+			if errors.Is(err, wire.ErrPin) || errors.Is(err, wire.ErrUntrusted) {
 				foreign++
 			}
 			if ans, ok := errors.AsType[*wire.AnswerError](err); ok && ans.Seconds > 0 {

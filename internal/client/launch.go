@@ -84,7 +84,7 @@ func learn(ctx context.Context, p platform.Platform) (identity, error) {
 // Launch runs the protocol until the release is open. Errors are ErrRefused
 // (final), ErrLater or ErrUnreachable, and carry a code.
 func Launch(ctx context.Context, cfg Config) (*Release, error) {
-	s, err := newSession(cfg)
+	s, err := newSession(cfg, wire.ALPNLaunch, wire.RoleVerifier)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +200,7 @@ func (r *Release) Report(ctx context.Context, result string, reason code.Code, h
 // SendOutcome reports an authenticated outcome on a connection of its own,
 // retrying until ctx ends: for a caller that no longer holds the release.
 func SendOutcome(ctx context.Context, cfg Config, o *wire.Outcome) (*wire.Ack, error) {
-	s, err := newSession(cfg)
+	s, err := newSession(cfg, wire.ALPNLaunch, wire.RoleVerifier)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ const (
 	Unreachable     Code = "unreachable"
 	PinMismatch     Code = "pin-mismatch"
 	IDZero          Code = "id-zero"
+	ServerUntrusted Code = "server-untrusted"
 
 	// disks
 	LUKSRecord       Code = "luks-record"
@@ -110,6 +111,16 @@ const (
 	VEKTCB              Code = "vek-tcb"
 	VEKValidity         Code = "vek-validity"
 
+	// cryptstore and sealing
+	CryptstoreExport        Code = "cryptstore-export"
+	CryptstoreNoEntry       Code = "cryptstore-no-entry"
+	CryptstoreNotExportable Code = "cryptstore-not-exportable"
+	CryptstoreRecovery      Code = "cryptstore-recovery"
+	CryptstoreRollback      Code = "cryptstore-rollback"
+	CryptstoreSealed        Code = "cryptstore-sealed"
+	CryptstoreTampered      Code = "cryptstore-tampered"
+	EnclaveKey              Code = "enclave-key"
+
 	// the verifier, in its log and on its command line
 	BackupMalformed        Code = "backup-malformed"
 	BackupRecipient        Code = "backup-recipient"
@@ -143,6 +154,7 @@ var table = map[Code]string{
 	Unreachable:     "no verifier could be reached in time",
 	PinMismatch:     "the verifier's key is not the one that the image pins",
 	IDZero:          "the report's HOST_DATA holds no instance ID",
+	ServerUntrusted: "policy does not trust the server's key for the role that it was asked in",
 
 	LUKSRecord:       "the registered header record is malformed or asks for something unsupported",
 	LUKSRead:         "the LUKS header could not be read from the device",
@@ -230,6 +242,15 @@ var table = map[Code]string{
 	VEKRoot:             "the chain does not end in a trusted root of the product",
 	VEKTCB:              "the certificate belongs to another TCB than the report",
 	VEKValidity:         "a certificate of the chain is not valid at this time",
+
+	CryptstoreExport:        "an exported entry was changed, is for another recipient or is none",
+	CryptstoreNoEntry:       "the cryptstore has no such entry, or not that version of it",
+	CryptstoreNotExportable: "the entry may be used on this machine and not be given out",
+	CryptstoreRecovery:      "the escrow copy does not give this VM the store key",
+	CryptstoreRollback:      "the cryptstore is older than what was seen or acknowledged",
+	CryptstoreSealed:        "the cryptstore does not open here: another image, chip, instance, policy or key sealed it",
+	CryptstoreTampered:      "the cryptstore was changed or damaged",
+	EnclaveKey:              "the simulated enclave's platform key is missing, unreadable for others or malformed",
 
 	BackupMalformed:        "the backup was changed, cut or is not one",
 	BackupRecipient:        "the backup was made for another recipient key",

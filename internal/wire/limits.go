@@ -10,6 +10,7 @@ const (
 	ALPNLaunch  = "attestbox-launch/1"
 	ALPNCertify = "attestbox-certify/1"
 	ALPNKeys    = "attestbox-keys/1"
+	ALPNTunnel  = "attestbox-tunnel/1" // no messages: the bytes of one stream
 )
 
 // DefaultPort is the port on TCP and on AF_VSOCK.
@@ -50,12 +51,14 @@ const (
 	domainLearnID = "attestbox/learn-id/1"
 	domainCertify = "attestbox/certify/1"
 	domainAttestd = "attestbox/attestd/1"
+	domainPolicy  = "attestbox/policy/1"
+	domainClaim   = "attestbox/claim/1"
 
 	exporterLaunch  = "EXPORTER-attestbox-launch-1"
 	exporterCertify = "EXPORTER-attestbox-certify-1"
 )
 
 func domains() []string {
-	return []string{domainLaunch, domainOutcome, domainPayload, domainLearnID, domainCertify, domainAttestd,
+	return []string{domainLaunch, domainOutcome, domainPayload, domainLearnID, domainCertify, domainAttestd, domainPolicy, domainClaim,
 		exporterLaunch, exporterCertify}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -31,49 +32,62 @@ func (p *Pin) UnmarshalText(b []byte) error {
 	return unhex(p[:], []byte(digits))
 }
 
-// ErrPin is a peer whose key is none of the pinned ones.
-var ErrPin = errors.New("the verifier's key is not pinned in this image")
+// What a server is that the image does not trust, for errors.Is.
+var (
+	ErrPin       = errors.New("the verifier's key is not pinned in this image")
+	ErrUntrusted = errors.New("policy does not trust this server for its role")
+)
 
 // base is what both ends share: TLS 1.3 alone, hybrid key exchange first.
-func base() *tls.Config {
+func base(alpn ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519},
 		SessionTicketsDisabled: true,
-		NextProtos:             []string{ALPNLaunch},
+		NextProtos:             alpn,
 	}
 }
 
-// ClientTLS is the guest's end. The verifier is authenticated by its pinned
-// key alone: the host owns the guest's clock and names, so neither dates nor
-// host names mean anything here. VerifyConnection also runs on resumption.
-func ClientTLS(pins []Pin) (*tls.Config, error) {
+// ClientTLS is the guest's end of launch, with servers trusted by pin.
+func ClientTLS(pins []Pin) (*tls.Config, error) { return PinnedTLS(ALPNLaunch, pins) }
+
+// PinnedTLS is a client's end of one protocol. The server is authenticated by
+// its pinned key alone: the host owns the guest's clock and names, so neither
+// dates nor host names mean anything here.
+func PinnedTLS(alpn string, pins []Pin) (*tls.Config, error) {
 	if len(pins) == 0 {
 		return nil, errors.New("no verifier key is pinned")
 	}
-	cfg := base()
+	return ChannelTLS(alpn, func(cert *x509.Certificate) error {
+		got := PinOf(cert)
+		if slices.Contains(pins, got) {
+			return nil
+		}
+		return fmt.Errorf("%w: it presented %s", ErrPin, got)
+	}), nil
+}
+
+// ChannelTLS is a client's end of one protocol, with trust as the only judge of
+// the server's certificate; the handshake has proved that the server holds its
+// key. VerifyConnection also runs on resumption.
+func ChannelTLS(alpn string, trust func(*x509.Certificate) error) *tls.Config {
+	cfg := base(alpn)
 	cfg.InsecureSkipVerify = true // replaced by VerifyConnection below
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 		if len(cs.PeerCertificates) == 0 {
-			return errors.New("the verifier presented no certificate")
+			return errors.New("the server presented no certificate")
 		}
-		if cs.NegotiatedProtocol != ALPNLaunch {
-			return fmt.Errorf("the server does not speak %s", ALPNLaunch)
+		if cs.NegotiatedProtocol != alpn {
+			return fmt.Errorf("the server does not speak %s", alpn)
 		}
-		got := PinOf(cs.PeerCertificates[0])
-		for _, p := range pins {
-			if p == got {
-				return nil
-			}
-		}
-		return fmt.Errorf("%w: it presented %s", ErrPin, got)
+		return trust(cs.PeerCertificates[0])
 	}
-	return cfg, nil
+	return cfg
 }
 
 // ServerTLS is the verifier's end.
 func ServerTLS(cert tls.Certificate) *tls.Config {
-	cfg := base()
+	cfg := base(ALPNLaunch)
 	cfg.Certificates = []tls.Certificate{cert}
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 		if cs.NegotiatedProtocol != ALPNLaunch {
