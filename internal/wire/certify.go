@@ -3,6 +3,7 @@ package wire
 import (
 	"crypto/sha512"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"regexp"
@@ -38,6 +39,10 @@ type CertifyBegin struct {
 	CSR     []byte `json:"csr"`   // PKCS#10; only its public key is used
 	Suite   string `json:"suite"` // SuiteID in hex
 	Key     []byte `json:"key"`   // HPKE public key made for this exchange
+	// StoreEpoch is the epoch of the sealed store that the client has open; 0
+	// if it has none open. The server keeps the highest that the instance has
+	// proved, and answers with it.
+	StoreEpoch uint64 `json:"store_epoch"`
 }
 
 // Admission answers evidence (policy server to client).
@@ -65,12 +70,15 @@ type CertifyTranscript struct {
 	CSR      []byte
 	Suite    []byte
 	Key      []byte
+
+	StoreEpoch uint64
 }
 
 // Bytes is the transcript, in Transcript's encoding; it is the HPKE info.
 func (t *CertifyTranscript) Bytes() []byte {
 	return lengthPrefixed([]byte(domainCertify), versionBytes(t.Version), t.SPKI[:], t.Exporter[:], t.Nonce[:],
-		[]byte(t.Domain), []byte(t.Role), t.CSR, t.Suite, t.Key)
+		[]byte(t.Domain), []byte(t.Role), t.CSR, t.Suite, t.Key,
+		binary.LittleEndian.AppendUint64(nil, t.StoreEpoch))
 }
 
 // ReportData is SHA-512 over Bytes.

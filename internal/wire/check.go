@@ -104,7 +104,7 @@ func fields(m Message) []string {
 	case *Ack:
 		return []string{"type", "exchange", "boot", "time", "min_policy_version"}
 	case *CertifyBegin:
-		return []string{"type", "version", "domain", "role", "csr", "suite", "key"}
+		return []string{"type", "version", "domain", "role", "csr", "suite", "key", "store_epoch"}
 	case *Admission:
 		return []string{"type", "exchange", "chain", "proof", "sealed", "time", "min_policy_version"}
 	case *KeyRequest:
