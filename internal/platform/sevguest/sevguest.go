@@ -134,11 +134,18 @@ var certKinds = map[string]string{
 	"92f81bc358114d3d97ffd19f88dc67ea": "crl",
 }
 
+// maxEndorsementBytes bounds what is passed on of the host's certificates, so
+// that evidence fits into one frame (wire.MaxFrame) once it is base64.
+const maxEndorsementBytes = 32 << 10
+
 // parseCertTable reads entries of 24 bytes {GUID 16, offset u32, length u32}
 // up to one of zeros, and takes what it knows. Nothing at all is an empty table.
+// An object that no longer fits is left out: the table is the host's, and it
+// must not decide whether the evidence can be sent at all.
 func parseCertTable(b []byte) ([]wire.Endorsement, error) {
 	const entry = 24
 	var out []wire.Endorsement
+	total := 0
 	for at := 0; len(b) > 0; at += entry {
 		if at+entry > len(b) {
 			return nil, errors.New("certificate table has no end")
@@ -152,9 +159,10 @@ func parseCertTable(b []byte) ([]wire.Endorsement, error) {
 			return nil, fmt.Errorf("certificate %s lies outside the table", guid)
 		}
 		kind, known := certKinds[guid]
-		if !known || n == 0 {
+		if !known || n == 0 || total+int(n) > maxEndorsementBytes {
 			continue
 		}
+		total += int(n)
 		if len(out) == wire.MaxEndorsements {
 			return nil, fmt.Errorf("more than %d certificates", wire.MaxEndorsements)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-configfs-tsm/configfs/configfsi"
 
 	"attestbox/internal/platform"
+	"attestbox/internal/wire"
 )
 
 func certTable(t *testing.T, guids ...string) []byte {
@@ -163,5 +165,29 @@ func TestShortReport(t *testing.T) {
 	}
 	if _, err := p.Report(context.Background(), [64]byte{}); err == nil {
 		t.Error("a short report was taken")
+	}
+}
+
+// However large a table the host makes, the evidence fits into one frame, and
+// a certificate that fits is not lost to one that does not.
+func TestHugeCertTable(t *testing.T) {
+	vek, _ := hex.DecodeString("63da758de6644564adc5f4b93be8accd")
+	crl, _ := hex.DecodeString("92f81bc358114d3d97ffd19f88dc67ea")
+	const size = 64 << 10
+	table := make([]byte, size)
+	put := func(at int, guid []byte, off, n uint32) {
+		copy(table[at:], guid)
+		binary.LittleEndian.PutUint32(table[at+16:], off)
+		binary.LittleEndian.PutUint32(table[at+20:], n)
+	}
+	put(0, crl, 96, size-96)
+	put(24, vek, 96, 1500)
+	put(48, crl, 96, 30<<10)
+	ev, err := evidence(make([]byte, reportSize), table)
+	if err != nil || len(ev.Endorsements) != 2 || ev.Endorsements[0].Kind != "vek" {
+		t.Fatalf("%d endorsements, %v", len(ev.Endorsements), err)
+	}
+	if err := wire.Write(io.Discard, &wire.Evidence{Platform: ev.Platform, Report: ev.Report, Endorsements: ev.Endorsements}); err != nil {
+		t.Error(err)
 	}
 }
