@@ -63,7 +63,7 @@ type identity struct{ id, reportID wire.Hex32 }
 func learn(ctx context.Context, p platform.Platform) (identity, error) {
 	var me identity
 	data := wire.LearnIDReportData()
-	ev, err := p.Report(ctx, data)
+	ev, err := askReport(ctx, p, data)
 	if err != nil {
 		return me, code.Wrap(code.PlatformNone, fmt.Errorf("asking the secure processor for a report: %w", err))
 	}
@@ -79,6 +79,27 @@ func learn(ctx context.Context, p platform.Platform) (identity, error) {
 		return me, code.Wrap(code.IDZero, fmt.Errorf("%w: HOST_DATA is all zeros, so this VM has no instance ID", ErrRefused))
 	}
 	return me, nil
+}
+
+// askReport is p.Report, given up when ctx ends: the host answers for the
+// secure processor's mailbox, and a driver in the kernel waits for it without
+// asking anybody.
+func askReport(ctx context.Context, p platform.Platform, data [64]byte) (*platform.Evidence, error) {
+	type answer struct {
+		ev  *platform.Evidence
+		err error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		ev, err := p.Report(ctx, data)
+		done <- answer{ev, err}
+	}()
+	select {
+	case a := <-done:
+		return a.ev, a.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("no answer in time: %w", ctx.Err())
+	}
 }
 
 // Launch runs the protocol until the release is open. Errors are ErrRefused
@@ -136,7 +157,9 @@ func (s *session) exchange(ctx context.Context, a dial.Addr, me identity) (_ *Re
 		return nil, fmt.Errorf("%s, waiting for the challenge: %w", a, err)
 	}
 	t.Nonce = challenge.Nonce
-	ev, err := s.Platform.Report(ctx, t.ReportData())
+	rctx, cancel := context.WithTimeout(ctx, wire.ExchangeTimeout)
+	defer cancel()
+	ev, err := askReport(rctx, s.Platform, t.ReportData())
 	if err != nil {
 		return nil, fmt.Errorf("asking the secure processor for a report: %w", err)
 	}
@@ -222,6 +245,9 @@ func (s *session) report(ctx context.Context, o *wire.Outcome) (*wire.Ack, error
 }
 
 func send(ctx context.Context, conn *tls.Conn, o *wire.Outcome) (*wire.Ack, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("sending the outcome: %w", err)
+	}
 	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() })
 	defer stop()
 	conn.SetDeadline(time.Now().Add(wire.ExchangeTimeout))
