@@ -120,6 +120,11 @@ func (in *Init) bootRoot(ctx context.Context) error {
 	if err := in.outcome(ctx); err != nil {
 		return err
 	}
+	// A step that came back too late may already be counted as stuck, with the
+	// failure announced: then nothing is started any more.
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	in.wipe()
 	in.log.step("switch-root", "starting %s", r.Init)
 	in.restorePrintk()

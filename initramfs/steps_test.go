@@ -11,12 +11,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"attestbox/initramfs/config"
 	"attestbox/internal/code"
+	"attestbox/internal/platform"
 	"attestbox/internal/secret"
 	"attestbox/internal/wire"
 )
@@ -343,3 +345,57 @@ func TestSimpleMounts(t *testing.T) {
 		t.Error("environment of the real init changed")
 	}
 }
+
+// A step that does not give up is left behind, and what it does later starts
+// nothing: the failure has been announced.
+func TestStuckStepStartsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, sys, _ := fakeInit(t)
+		in.cfg = &config.Config{Mode: config.SwitchRoot, Servers: []string{"tcp://a:1"},
+			Root: &config.Root{Device: "/dev/vda", Name: "root", FSType: "ext4", Init: "/sbin/init"}}
+		for _, d := range []string{"dev", "proc", "sys", "run"} {
+			if err := os.MkdirAll(in.path(sysroot+"/"+d), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(t, in, sysroot+"/sbin/init", "ELF")
+		if err := os.Chmod(in.path(sysroot+"/sbin/init"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var calls []string
+		in.deps.network = func(context.Context) (string, error) { return "none", nil }
+		in.deps.Open = func() (platform.Platform, error) { return nopPlatform{}, nil }
+		in.deps.waitDevice = func(context.Context, string) error { return nil }
+		in.deps.Unlock = unlocker(1, "key", &calls)
+		hold, acked := make(chan struct{}), make(chan struct{})
+		in.deps.Launch = func(context.Context, *Init, platform.Platform) (*release, error) {
+			return &release{
+				payload: &wire.Payload{DiskKey: secret.Copy([]byte("key")), Headers: []wire.HeaderRecord{header(1)}},
+				report: func(context.Context, string, code.Code, []wire.Hex32) (*wire.Ack, error) {
+					<-hold // as if an acknowledgement came after all
+					defer close(acked)
+					return &wire.Ack{}, nil
+				},
+				close: func() {},
+			}, nil
+		}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, code.Wrap(code.BootTimeout, errors.New("too long")))
+		defer cancel()
+		wantCode(t, in.bounded(ctx), code.BootTimeout)
+		if !in.stuck {
+			t.Error("the step does not count as stuck")
+		}
+		close(hold)
+		<-acked
+		synctest.Wait()
+		if slices.ContainsFunc(sys.calls, func(c string) bool {
+			return strings.HasPrefix(c, "mount /dev") && strings.Contains(c, "0x2000") || strings.HasPrefix(c, "exec")
+		}) {
+			t.Errorf("it went on: %q", sys.calls)
+		}
+	})
+}
+
+type nopPlatform struct{ platform.Platform }
+
+func (nopPlatform) Close() error { return nil }

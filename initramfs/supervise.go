@@ -57,6 +57,7 @@ type supervisor struct {
 
 	mu      sync.Mutex
 	running []*running // in order of start
+	stopped bool       // stopAll has begun: nothing is started any more
 	wg      sync.WaitGroup
 }
 
@@ -159,12 +160,19 @@ func (s *supervisor) supervise(ctx context.Context, p *config.Program, started f
 
 // once starts p and waits for its end, or for the end of ctx.
 func (s *supervisor) once(ctx context.Context, p *config.Program, started func()) (ended, error) {
+	// Under the lock from the question whether it may start to the note that it
+	// has: stopAll must neither miss it nor be followed by it.
+	s.mu.Lock()
+	if s.stopped || ctx.Err() != nil {
+		s.mu.Unlock()
+		return ended{}, context.Canceled
+	}
 	pid, end, err := s.runner.start(p)
 	if err != nil {
+		s.mu.Unlock()
 		return ended{}, fmt.Errorf("starting %s: %w", p.Argv[0], err)
 	}
 	r := &running{name: p.Name, pid: pid, done: make(chan struct{})}
-	s.mu.Lock()
 	s.running = append(s.running, r)
 	s.mu.Unlock()
 	s.log.step("programs", "%s started, process %d", p.Name, pid)
@@ -199,6 +207,7 @@ func (s *supervisor) stopAll() {
 	over := false
 	for {
 		s.mu.Lock()
+		s.stopped = true
 		if len(s.running) == 0 {
 			s.mu.Unlock()
 			break

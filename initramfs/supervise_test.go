@@ -150,3 +150,20 @@ func TestSupervise(t *testing.T) {
 		})
 	}
 }
+
+// A restart that was due in the very moment of the stop does not happen: the
+// machine is going down, and the state is read-only by then.
+func TestNothingStartsAfterStop(t *testing.T) {
+	f := &fakeRunner{begin: time.Now(), lives: map[string][]life{"a": {{}}}, procs: map[int]*proc{}, starts: map[string]int{}}
+	s := &supervisor{runner: f, log: &console{w: &strings.Builder{}, uptime: func() time.Duration { return 0 }}}
+	p := &config.Program{Name: "a", Argv: []string{"/x"}, Restart: config.RestartAlways}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.once(ended, p, func() {}); err == nil || f.starts["a"] != 0 {
+		t.Errorf("started %d times after the end of its context, %v", f.starts["a"], err)
+	}
+	s.stopAll()
+	if _, err := s.once(t.Context(), p, func() {}); err == nil || f.starts["a"] != 0 {
+		t.Errorf("started %d times after the stop, %v", f.starts["a"], err)
+	}
+}
