@@ -79,6 +79,10 @@ func CheckCommandLine(line string) (*Overrides, error) {
 }
 
 func (o *Overrides) word(w string, seen map[string]bool) error {
+	if w == "--" {
+		// The kernel reads nothing behind it, so a required word there is none.
+		return fmt.Errorf("%q, which hides the words behind it from the kernel", w)
+	}
 	name, value, _ := strings.Cut(w, "=")
 	// The kernel takes - and _ for the same in names, and so do we.
 	canon := strings.ReplaceAll(strings.ToLower(name), "-", "_")
@@ -116,6 +120,9 @@ func (o *Overrides) word(w string, seen map[string]bool) error {
 	// and Go's runtime reads GODEBUG and its like from there.
 	if len(name) > 2 && strings.HasPrefix(name, "GO") || strings.HasPrefix(name, "LD_") {
 		return fmt.Errorf("%q", w)
+	}
+	if strings.HasPrefix(canon, "sysctl") {
+		canon = strings.ReplaceAll(canon, "/", ".") // the same to the kernel
 	}
 	for _, r := range slices.Concat(Required, Recommended) {
 		if want, _, _ := strings.Cut(r, "="); canon == want && w != r {

@@ -40,7 +40,7 @@ func TestForbiddenWords(t *testing.T) {
 		"init=/bin/sh", `"init=/bin/sh"`, `init="/bin/sh"`, "rdinit=/bin/sh", "root=/dev/vdb", "rootflags=x", "resume=/dev/vdb", "single", "S", "1",
 		"emergency", "rd.break", "rd.luks.uuid=1", "cryptopts=source=/dev/vda", "systemd.debug_shell", "systemd.debug-shell=1", "systemd.unit=rescue.target",
 		"snp_sim.x", "snp-sim=1", "GODEBUG=tlsmlkem=0", "GOTRACEBACK=crash", "LD_PRELOAD=/x",
-		"sysctl.kernel.sysrq=1", "sysctl.kernel.sysrq=0x1", "panic=0", "panic", "init_on_free=0", "init-on-free=0", "noresume=0", "rng_core.default_quality=1000",
+		"sysctl.kernel.sysrq=1", "sysctl.kernel.sysrq=0x1", "sysctl/kernel/sysrq=1", "sysctl.kernel/sysrq=1", "-- x", "--", "panic=0", "panic", "init_on_free=0", "init-on-free=0", "noresume=0", "rng_core.default_quality=1000",
 		"sysrq_always_enabled", `a"b c"d`, `"unclosed`, "caf\u00e9", "a\x00b",
 	} {
 		_, err := CheckCommandLine(goodLine + " " + w)
