@@ -137,6 +137,30 @@ const (
 	SealKey                Code = "seal-key"
 	StateLocked            Code = "state-locked"
 	VerifierBusy           Code = "verifier-busy"
+
+	// admission certificates
+	AdmissionBad           Code = "admission-bad"
+	AdmissionPolicyVersion Code = "admission-policy-version"
+	AdmissionRevoked       Code = "admission-revoked"
+	AdmissionRole          Code = "admission-role"
+	AdmissionValidity      Code = "admission-validity"
+
+	// a domain's policy: claims and proofs
+	ClaimExpired     Code = "claim-expired"
+	ClaimMalformed   Code = "claim-malformed"
+	ClaimRevoked     Code = "claim-revoked"
+	ClaimScope       Code = "claim-scope"
+	ClaimSignature   Code = "claim-signature"
+	ClaimUndelegated Code = "claim-undelegated"
+	PolicyKey        Code = "policy-key"
+	PolicyMalformed  Code = "policy-malformed"
+	PolicyMixedRoots Code = "policy-mixed-roots"
+	PolicyRollback   Code = "policy-rollback"
+	PolicySignature  Code = "policy-signature"
+	ProofAttester    Code = "proof-attester"
+	ProofMeasurement Code = "proof-measurement"
+	ProofPlatform    Code = "proof-platform"
+	ProofRole        Code = "proof-role"
 )
 
 // table gives each code its one-line meaning.
@@ -267,4 +291,26 @@ var table = map[Code]string{
 	SealKey:                "the seal key does not open the verifier's state, or must not lie where it does",
 	StateLocked:            "another process works on the verifier's state",
 	VerifierBusy:           "the verifier has too much to do, or this instance asks too often",
+
+	AdmissionBad:           "a peer's certificate is not an admission certificate of this domain",
+	AdmissionPolicyVersion: "an admission certificate was made under a policy that is no longer accepted",
+	AdmissionRevoked:       "the domain's policy takes this admission back",
+	AdmissionRole:          "the peer's admission certificate does not grant the role that is needed",
+	AdmissionValidity:      "an admission certificate is not valid at this time",
+
+	ClaimExpired:     "a claim that would be enough is not in force at this time",
+	ClaimMalformed:   "a claim that travels alone has another form than the language has",
+	ClaimRevoked:     "the policy revokes a measurement, key, chip, claim or certificate that is needed",
+	ClaimScope:       "a claim says something else than what it is used for",
+	ClaimSignature:   "a claim's signature is wrong, or another key made it",
+	ClaimUndelegated: "a claim is signed by a key that the policy does not let say it",
+	PolicyKey:        "the policy key cannot be used: wrong passphrase or recipient key, or it is not this policy's",
+	PolicyMalformed:  "a policy file is not in the language, or has drafts where it must not",
+	PolicyMixedRoots: "a policy trusts an AMD root and another hardware root beside it",
+	PolicyRollback:   "a policy is older than one that was in force",
+	PolicySignature:  "a policy's signature is wrong, or another key made it",
+	ProofAttester:    "the policy does not trust the key or root that attests, or not for this platform or measurement",
+	ProofMeasurement: "the policy does not trust the measurement",
+	ProofPlatform:    "the platform lacks a property that the policy requires",
+	ProofRole:        "the policy does not grant the role",
 }
