@@ -32,7 +32,7 @@ func Unmarshal(data []byte, v any) error {
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
-	if err := check(dec, t.Elem(), "", 0); err != nil {
+	if err := check(dec, t.Elem(), 0); err != nil {
 		return err
 	}
 	if _, err := dec.Token(); err != io.EOF {
@@ -44,19 +44,52 @@ func Unmarshal(data []byte, v any) error {
 	return nil
 }
 
+// located is an error with the path of the value it is about. The path is put
+// together on the way out, so that it costs nothing where there is no error.
+type located struct {
+	path string
+	err  error
+}
+
+func (e *located) Error() string { return "json: " + at(e.path) + ": " + e.err.Error() }
+func (e *located) Unwrap() error { return e.err }
+
+func errorf(format string, a ...any) error { return &located{err: fmt.Errorf(format, a...)} }
+
+// below adds a step in front of an error's path.
+func below(step string, err error) error {
+	if e, ok := err.(*located); ok && len(e.path) < maxPath {
+		e.path = step + e.path
+	}
+	return err
+}
+
+// maxPath and maxName bound what an error repeats of its input, in bytes.
+const (
+	maxPath = 200
+	maxName = 64
+)
+
+func clip(name string) string {
+	if len(name) > maxName {
+		return strings.ToValidUTF8(name[:maxName], "") + "..."
+	}
+	return name
+}
+
 // check walks one value against the type that will receive it.
-func check(dec *json.Decoder, t reflect.Type, path string, depth int) error {
+func check(dec *json.Decoder, t reflect.Type, depth int) error {
 	if depth > MaxDepth {
-		return fmt.Errorf("json: %s: nested deeper than %d", at(path), MaxDepth)
+		return errorf("nested deeper than %d", MaxDepth)
 	}
 	tok, err := dec.Token()
 	if err != nil {
-		return fmt.Errorf("json: %s: %w", at(path), noEOF(err))
+		return errorf("%w", noEOF(err))
 	}
 	t = deref(t)
 	switch tok {
 	case json.Delim('{'):
-		return checkObject(dec, t, path, depth)
+		return checkObject(dec, t, depth)
 	case json.Delim('['):
 		elem := reflect.TypeFor[any]()
 		if t.Kind() == reflect.Slice || t.Kind() == reflect.Array {
@@ -64,22 +97,22 @@ func check(dec *json.Decoder, t reflect.Type, path string, depth int) error {
 		}
 		n := 0
 		for ; dec.More(); n++ {
-			if err := check(dec, elem, fmt.Sprintf("%s[%d]", path, n), depth+1); err != nil {
-				return err
+			if err := check(dec, elem, depth+1); err != nil {
+				return below(fmt.Sprintf("[%d]", n), err)
 			}
 		}
 		if t.Kind() == reflect.Array && n != t.Len() && !selfDecoding(t) {
-			return fmt.Errorf("json: %s: %d elements, want %d", at(path), n, t.Len())
+			return errorf("%d elements, want %d", n, t.Len())
 		}
 		_, err = dec.Token()
 		return noEOF(err)
 	case nil:
-		return fmt.Errorf("json: %s: null is not allowed", at(path))
+		return errorf("null is not allowed")
 	}
 	return nil
 }
 
-func checkObject(dec *json.Decoder, t reflect.Type, path string, depth int) error {
+func checkObject(dec *json.Decoder, t reflect.Type, depth int) error {
 	var fields map[string]reflect.Type
 	if t.Kind() == reflect.Struct && !selfDecoding(t) {
 		fields = fieldsOf(t)
@@ -88,11 +121,11 @@ func checkObject(dec *json.Decoder, t reflect.Type, path string, depth int) erro
 	for dec.More() {
 		tok, err := dec.Token()
 		if err != nil {
-			return fmt.Errorf("json: %s: %w", at(path), noEOF(err))
+			return errorf("%w", noEOF(err))
 		}
 		name := tok.(string) // the decoder allows nothing else here
 		if seen[name] {
-			return fmt.Errorf("json: %s: duplicate field %q", at(path), name)
+			return errorf("duplicate field %q", clip(name))
 		}
 		seen[name] = true
 		ft := reflect.TypeFor[any]()
@@ -100,13 +133,13 @@ func checkObject(dec *json.Decoder, t reflect.Type, path string, depth int) erro
 		case fields != nil:
 			var ok bool
 			if ft, ok = fields[name]; !ok {
-				return fmt.Errorf("json: %s: unknown field %q", at(path), name)
+				return errorf("unknown field %q", clip(name))
 			}
 		case t.Kind() == reflect.Map:
 			ft = t.Elem()
 		}
-		if err := check(dec, ft, path+"."+name, depth+1); err != nil {
-			return err
+		if err := check(dec, ft, depth+1); err != nil {
+			return below("."+clip(name), err)
 		}
 	}
 	_, err := dec.Token()

@@ -76,3 +76,29 @@ func FuzzUnmarshal(f *testing.F) {
 		}
 	})
 }
+
+// Long names cost no more than their length, and errors do not repeat them.
+func TestLongNames(t *testing.T) {
+	name := strings.Repeat("n", 1<<20)
+	var v struct {
+		Map map[string][]any `json:"map"`
+	}
+	many := `{"map":{"` + name + `":[` + strings.Repeat("1,", 1<<19) + `1]}}`
+	if err := Unmarshal([]byte(many), &v); err != nil { // hours, were the path built for each element
+		t.Error(err)
+	}
+	deep := strings.Repeat(`{"`+name[:1<<10]+`":`, 20) + "null" + strings.Repeat("}", 20)
+	for _, in := range []string{
+		`{"` + name + `":1}`,
+		`{"map":{"` + name + `":[null]}}`,
+		`{"map":{"` + name + `":[1],"` + name + `":[1]}}`,
+		`{"map":{"a":[` + deep + `]}}`,
+	} {
+		if err := Unmarshal([]byte(in), &v); err == nil || len(err.Error()) > 400 || !strings.HasPrefix(err.Error(), "json: ") {
+			t.Errorf("%.60s...: error of %d bytes, %.80v", in, len(err.Error()), err)
+		}
+	}
+	if err := Unmarshal([]byte(`{"map":{"a":[1,{"b":null}]}}`), &v); err == nil || err.Error() != "json: map.a[1].b: null is not allowed" {
+		t.Errorf("%v", err)
+	}
+}
