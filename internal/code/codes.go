@@ -19,6 +19,11 @@ const (
 	IDZero          Code = "id-zero"
 	ServerUntrusted Code = "server-untrusted"
 
+	// certify, keys and tunnels, seen by a member of the domain
+	AdmissionRefused Code = "admission-refused"
+	CertifyAnswer    Code = "certify-answer"
+	TunnelPeer       Code = "tunnel-peer"
+
 	// disks
 	LUKSRecord       Code = "luks-record"
 	LUKSRead         Code = "luks-read"
@@ -137,6 +142,7 @@ const (
 	SealKey                Code = "seal-key"
 	StateLocked            Code = "state-locked"
 	VerifierBusy           Code = "verifier-busy"
+	AuditBroken            Code = "audit-broken"
 
 	// admission certificates
 	AdmissionBad           Code = "admission-bad"
@@ -179,6 +185,10 @@ var table = map[Code]string{
 	PinMismatch:     "the verifier's key is not the one that the image pins",
 	IDZero:          "the report's HOST_DATA holds no instance ID",
 	ServerUntrusted: "policy does not trust the server's key for the role that it was asked in",
+
+	AdmissionRefused: "the peer does not accept this machine's admission certificate",
+	CertifyAnswer:    "the certificate that the policy server gave is not the one that was asked for",
+	TunnelPeer:       "the other end of a tunnel is not one that -peer allows",
 
 	LUKSRecord:       "the registered header record is malformed or asks for something unsupported",
 	LUKSRead:         "the LUKS header could not be read from the device",
@@ -276,6 +286,7 @@ var table = map[Code]string{
 	CryptstoreTampered:      "the cryptstore was changed or damaged",
 	EnclaveKey:              "the simulated enclave's platform key is missing, unreadable for others or malformed",
 
+	AuditBroken:            "the audit log is not what was written",
 	BackupMalformed:        "the backup was changed, cut or is not one",
 	BackupRecipient:        "the backup was made for another recipient key",
 	BootOutcome:            "an outcome does not belong to the instance's current boot",

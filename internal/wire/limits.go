@@ -54,6 +54,10 @@ const (
 	domainPolicy  = "attestbox/policy/1"
 	domainClaim   = "attestbox/claim/1"
 
+	domainAttestdSign = "attestbox/attestd/sign/1"
+	domainAttestdKey  = "attestbox/attestd/key/1"
+	domainAttestdSeal = "attestbox/attestd/seal/1"
+
 	exporterLaunch  = "EXPORTER-attestbox-launch-1"
 	exporterCertify = "EXPORTER-attestbox-certify-1"
 )

@@ -1,0 +1,412 @@
+package claim
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"attestbox/internal/code"
+)
+
+var now = time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC)
+
+const (
+	digestA = "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1"
+	digestB = "b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1"
+	prog    = "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1"
+	hash    = "3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f"
+)
+
+// testKey is an Ed25519 key made of a byte.
+func testKey(b byte) ed25519.PrivateKey {
+	seed := make([]byte, ed25519.SeedSize)
+	seed[0] = b
+	return ed25519.NewKeyFromSeed(seed)
+}
+
+func decl(t testing.TB, name string, key crypto.PublicKey) string {
+	t.Helper()
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := KeyOf(name, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "key " + name + " " + k.Alg + " " + base64.StdEncoding.EncodeToString(spki)
+}
+
+// text is a policy with the test's policy key and the given lines.
+func text(t testing.TB, lines ...string) string {
+	t.Helper()
+	return "attestbox-policy 1\ndomain bank.example\nversion 0\nlast-serial 0\n" +
+		decl(t, PolicyKeyName, testKey(1).Public()) + "\n" + strings.Join(lines, "\n") + "\n"
+}
+
+// handwritten uses every short form.
+func handwritten(t testing.TB) string {
+	return text(t,
+		"# the web servers",
+		"",
+		"measurement web-1 "+digestA,
+		decl(t, "deploy", testKey(2).Public()),
+		decl(t, "issuer", testKey(3).Public()),
+		"Measurement[web-1] is-trusted",
+		"  Key[policyKey]   says Measurement[web-1] with-instance["+hash+"] may-read Secret[\"db/*\"]",
+		"Measurement[web-1] may-write Secret[\"log/web-*\"]; claim 2 from 2026-01-01 to 2026-04-01",
+		"Key[rsa, ARK-Genoa, 429a69c9422aa258ee4d8db5fcda9c6470ef15f8cd5a9cebd6cbc7d90b863831] is-trusted-for-attestation on Platform[amd-sev-snp, product=Genoa]",
+		"Platform[amd-sev-snp, debug:no, migrate : no, tcb.snp>=22, product in {Milan, Genoa,Genoa}, vmpl in {1, 0}] has-trusted-platform-property",
+		"Key[deploy] is-trusted-for-attestation on Platform[simulated-enclave] about Measurement["+prog+"],Measurement["+digestB+"]",
+		"Measurement["+prog+"] is-trusted-for-serving Role[\"key-server\"]",
+		"Measurement["+digestB+"] may-succeed Measurement[web-1]",
+		"Measurement["+digestB+"] is-trusted-for-attestation",
+		"Key[issuer] is-trusted-for-certification",
+		"Key[issuer] is-trusted-for-serving Role[\"verifier\"]",
+		"Key[ed25519, old, "+hash+"] is-revoked",
+		"Chip["+strings.Repeat("ab", 64)+"] is-revoked",
+		"Claim[1] is-revoked",
+		"Certificate["+hash+"] is-revoked",
+	)
+}
+
+func TestHandwritten(t *testing.T) {
+	src := strings.Replace(handwritten(t), "last-serial 0", "last-serial 5", 1)
+	p, err := Parse([]byte(src))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := string(p.Format())
+	k, _ := p.PolicyKey()
+	for _, want := range []string{
+		"# the web servers\n\nmeasurement web-1 ",
+		k.String() + " says Measurement[" + digestA + "] is-trusted\n",
+		`] with-instance[` + hash + `] may-read Secret["db/*"]` + "\n",
+		`; claim 2 from 2026-01-01T00:00:00Z to 2026-04-01T00:00:00Z` + "\n",
+		"Platform[amd-sev-snp, debug: no, migrate: no, tcb.snp >= 22, product in {Genoa, Milan}, vmpl in {0, 1}] has-trusted-platform-property\n",
+		"about Measurement[" + prog + "], Measurement[" + digestB + "]\n",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+	again, err := Parse([]byte(out))
+	if err != nil || string(again.Format()) != out {
+		t.Fatalf("not a fixed point: %v\n%s", err, again.Format())
+	}
+	p.Complete(now, 90*24*time.Hour)
+	if n := uint64(len(p.Claims())); p.LastSerial != 5+n-1 { // one had its number
+		t.Errorf("last serial %d after %d claims", p.LastSerial, n)
+	}
+	for _, c := range p.Claims() {
+		if c.Draft() || !c.InForce(now) || !c.Revokes() && c.InForce(now.Add(91*24*time.Hour)) {
+			t.Errorf("after Complete: %s", c)
+		}
+	}
+}
+
+// Every line here is refused, with a reason that has the given words.
+func TestRefused(t *testing.T) {
+	edkey := "Key[ed25519, x, " + hash + "]"
+	for _, tc := range []struct{ line, why string }{
+		{"Measurement[" + digestA + "] is-nice", "unknown verb"},
+		{"Measurement[" + digestA + "] is-trusted-for-authentication", "kind that it cannot be said of"},
+		{"Measurement[" + digestA + "]", "want a word"},
+		{"Measurement[" + digestA + "] is-trusted now", "unexpected"},
+		{"Measurement[nobody] is-trusted", "neither"},
+		{"Measurement[" + strings.ToUpper(digestA) + "] is-trusted", "neither"},
+		{"Measurement[" + strings.Repeat("0", 96) + "] is-trusted", "zeros"},
+		{"Measurement[" + digestA + "] with-instance[" + strings.Repeat("0", 64) + "] is-trusted", "with-instance"},
+		{"Measurement[" + digestA + "] may-read", "want a word"},
+		{"Measurement[" + digestA + "] may-read Secret[\"a//b\"]", "pattern"},
+		{"Measurement[" + digestA + "] may-read Secret[\"../b\"]", "pattern"},
+		{"Measurement[" + digestA + "] may-read Role[\"x\"]", "object"},
+		{"Measurement[" + digestA + "] is-trusted-for-serving Role[\"Key Server\"]", "role"},
+		{"Measurement[" + digestA + "] may-succeed Measurement[" + digestA + "]", "itself"},
+		{"Measurement[" + digestA + "] is-trusted-for-attestation on Platform[simulated-enclave]", "said of keys"},
+		{edkey + " is-trusted", "what a key is trusted for"},
+		{edkey + " says Measurement[" + digestA + "] is-trusted", "alone"},
+		{edkey + " speaks-for Measurement[" + digestA + "]", "evidence"},
+		{edkey + " is-trusted-for-attestation", "names a platform"},
+		{edkey + " is-trusted-for-attestation on Platform[simulated-enclave]", "about named measurements"},
+		{edkey + " is-trusted-for-attestation on Platform[amd-sev-snp]", "one product"},
+		{edkey + " is-trusted-for-attestation on Platform[amd-sev-snp, product = Genoa] about Measurement[" + digestA + "]", "simulated-enclave"},
+		{edkey + " is-trusted-for-attestation on Platform[intel-tdx]", "unknown platform"},
+		{"Key[policyKey] is-revoked", "policy key"},
+		{"Key[policyKey] is-trusted-for-serving Role[\"x\"]", "policy key"},
+		{"Key[nobody] is-revoked", "declared"},
+		{"Key[dsa, x, " + hash + "] is-revoked", "algorithm"},
+		{"Key[ed25519, x, " + hash[2:] + "] is-revoked", "64"},
+		{"Key[ed25519, policyKey, " + hash + "] is-revoked", "another hash"},
+		{"Platform[amd-sev-snp, debug: no, migrate: no] has-trusted-platform-property", "product"},
+		{"Platform[amd-sev-snp, product = Genoa] has-trusted-platform-property", "debug"},
+		{"Platform[amd-sev-snp, debug: yes, migrate: no, product = Genoa] has-trusted-platform-property", "always refused"},
+		{"Platform[amd-sev-snp, debug in {no, yes}, migrate: no, product = Genoa] has-trusted-platform-property", "always refused"},
+		{"Platform[amd-sev-snp, debug: no, migrate: no, product = Rome] has-trusted-platform-property", "not a value"},
+		{"Platform[amd-sev-snp, debug: no, migrate: no, product = Genoa, tcb.fmc >= 1] has-trusted-platform-property", "FMC"},
+		{"Platform[amd-sev-snp, debug: no, migrate: no, product = Genoa, tcb.snp >= 1, tcb.snp >= 2] has-trusted-platform-property", "twice"},
+		{"Platform[amd-sev-snp, debug: no, migrate: no, product = Genoa, colour = red] has-trusted-platform-property", "unknown property"},
+		{"Platform[amd-sev-snp, debug: no, migrate: no, product >= Genoa] has-trusted-platform-property", "takes no"},
+		{"Platform[amd-sev-snp, debug: no, migrate: no, product = Genoa, tcb.snp >= 022] has-trusted-platform-property", "not a value"},
+		{"Platform[simulated-enclave] has-trusted-platform-property", "no properties"},
+		{"Platform[amd-sev-snp, debug: no, migrate: no, product = Genoa] is-environment", "kind"},
+		{"Environment[Platform[amd-sev-snp], Measurement[" + digestA + "]] is-environment", "evidence"},
+		{"Claim[0] is-revoked", "number"},
+		{"Chip[" + strings.Repeat("0", 128) + "] is-revoked", "Chip"},
+		{"Measurement[" + digestA + "] is-trusted; claim 1 from 2026-01-01 to 2026-02-01", "last-serial"},
+		{"Measurement[" + digestA + "] is-trusted; claim 1 from 2026-02-01 to 2026-01-01", "ends before"},
+		{"Measurement[" + digestA + "] is-trusted; claim 1 from 2026-02-30 to 2026-03-01", "time"},
+		{"Measurement[" + digestA + "] is-trusted; claim 1 from 2026-01-01 to never", "time"},
+		{"Measurement[" + digestA + "] is-revoked; claim 1 from 2026-01-01 to 2026-03-01", "never"},
+		{"Measurement[" + digestA + "] is-trusted; serial 1", "want"},
+		{"measurement " + digestA + " " + digestA, "name"},
+		{"measurement x 12", "digits"},
+		{"key policyKey ed25519 AAAA", "policyKey"},
+		{decl(t, "again", testKey(1).Public()), "already"},
+		{"# bell \a", "control"},
+	} {
+		_, err := Parse([]byte(text(t, tc.line)))
+		le, ok := errors.AsType[*LineError](err)
+		if !ok || le.Line != 6 || !strings.Contains(err.Error(), tc.why) {
+			t.Errorf("%s\n\t%v, want line 6 and %q", tc.line, err, tc.why)
+		}
+	}
+	for _, src := range []string{"", "attestbox-policy 2\ndomain a\nversion 1\nlast-serial 0\n", strings.Replace(text(t), "bank.example", "Bank", 1), "attestbox-policy 1\ndomain a\nversion 0\nlast-serial 0\n"} {
+		if _, err := Parse([]byte(src)); err == nil {
+			t.Errorf("accepted %q", src)
+		}
+	}
+}
+
+// A root of AMD's and a simulator's do not stand in one policy, and an AMD root
+// is of its own product.
+func TestMixedRoots(t *testing.T) {
+	amd, _ := AMDRoot("Genoa")
+	sim := "Key[rsa, ARK-sim, " + hash + "]"
+	on := " is-trusted-for-attestation on Platform[amd-sev-snp, product = Genoa]"
+	_, err := Parse([]byte(text(t, amd.String()+on, sim+on)))
+	if c, _ := code.Of(err); !errors.Is(err, ErrMixedRoots) || c != code.PolicyMixedRoots {
+		t.Errorf("simulator beside AMD: %v", err)
+	}
+	if _, err := Parse([]byte(text(t, sim+on))); err != nil {
+		t.Error(err)
+	}
+	if _, err := Parse([]byte(text(t, amd.String()+strings.Replace(on, "Genoa", "Milan", 1)))); err == nil {
+		t.Error("AMD's root of Genoa was accepted for Milan")
+	}
+}
+
+func signers(t testing.TB) map[string]crypto.Signer {
+	t.Helper()
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]crypto.Signer{Ed25519: testKey(1), P384: p384, RSA: rsaKey}
+}
+
+func signed(t testing.TB, key crypto.Signer, version uint64, lines ...string) []byte {
+	t.Helper()
+	src := "attestbox-policy 1\ndomain bank.example\nversion 0\nlast-serial 0\n" + decl(t, PolicyKeyName, key.Public()) + "\n" + strings.Join(lines, "\n")
+	p, err := Parse([]byte(src))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Version = version
+	p.Complete(now, 90*24*time.Hour)
+	b, err := p.Sign(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestSignAndVerify(t *testing.T) {
+	for alg, key := range signers(t) {
+		b := signed(t, key, 3, "Measurement["+digestA+"] is-trusted", "# end")
+		v, err := Verify(b, key.Public(), 3)
+		if err != nil {
+			t.Fatal(alg, err)
+		}
+		if v.Domain() != "bank.example" || v.Version() != 3 || len(v.Claims()) != 1 || v.PolicyKey().Alg != alg || v.Claims()[0].Serial != 1 {
+			t.Errorf("%s: %+v", alg, v)
+		}
+		if _, err := Verify(b, key.Public(), 4); !errors.Is(err, ErrRollback) {
+			t.Errorf("%s: rolled back: %v", alg, err)
+		}
+		if _, err := Verify(b, testKey(9).Public(), 0); !errors.Is(err, ErrSignature) {
+			t.Errorf("%s: another key: %v", alg, err)
+		}
+		step := 1
+		if alg == RSA {
+			step = 3 // slow
+		}
+		for i := 0; i < len(b); i += step {
+			b[i] ^= 1
+			if _, err := Verify(b, key.Public(), 0); err == nil {
+				t.Fatalf("%s: byte %d flipped, accepted", alg, i)
+			}
+			b[i] ^= 1
+		}
+		for _, cut := range [][]byte{nil, b[:len(b)-1], append(b[:len(b):len(b)], '\n'), b[1:]} {
+			if _, err := Verify(cut, key.Public(), 0); err == nil {
+				t.Errorf("%s: %d bytes of %d accepted", alg, len(cut), len(b))
+			}
+		}
+	}
+}
+
+// A policy in another than the canonical form, with drafts, or with another
+// key's declaration does not count although its signature is good.
+func TestSignedButWrong(t *testing.T) {
+	key := testKey(1)
+	for name, src := range map[string]string{
+		"not canonical": strings.Replace(text(t, " # indented"), "version 0", "version 1", 1),
+		"draft":         strings.Replace(text(t, "Measurement["+digestA+"] is-trusted"), "version 0", "version 1", 1),
+		"version 0":     text(t),
+		"other key":     strings.Replace(text(t), decl(t, PolicyKeyName, key.Public()), decl(t, PolicyKeyName, testKey(2).Public()), 1),
+		"two texts":     text(t) + text(t),
+	} {
+		b := signText(t, key, []byte(src))
+		if _, err := Verify(b, key.Public(), 0); err == nil || errors.Is(err, ErrSignature) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	p, err := Parse([]byte(text(t, "Measurement["+digestA+"] is-trusted")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Version = 1
+	if _, err := p.Sign(key); !errors.Is(err, ErrDraft) {
+		t.Errorf("signing a draft: %v", err)
+	}
+	if _, err := p.Sign(testKey(2)); err == nil {
+		t.Error("another key signed")
+	}
+}
+
+func TestFollows(t *testing.T) {
+	key := testKey(1)
+	get := func(b []byte) *VerifiedPolicy {
+		v, err := Verify(b, key.Public(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	a := "Measurement[" + digestA + "] is-trusted"
+	b := "Measurement[" + digestB + "] is-trusted"
+	old := get(signed(t, key, 2, a))
+	if err := get(signed(t, key, 3, a, b)).Follows(old); err != nil {
+		t.Error(err)
+	}
+	if err := old.Follows(nil); err != nil {
+		t.Error(err)
+	}
+	for name, next := range map[string]*VerifiedPolicy{
+		"same version":    get(signed(t, key, 2, a, b)),
+		"older":           get(signed(t, key, 1, a, b)),
+		"changed claim":   get(signed(t, key, 3, b)),
+		"fewer serials":   get(signed(t, key, 3)),
+		"another's owner": func() *VerifiedPolicy { v, _ := Verify(signed(t, testKey(2), 3, a), testKey(2).Public(), 0); return v }(),
+	} {
+		if next.Follows(old) == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func signText(t testing.TB, key crypto.Signer, text []byte) []byte {
+	t.Helper()
+	alg, sig, err := sign(key, policyMessage(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(text, signatureLine(alg, sig)...)
+}
+
+func TestSignedClaim(t *testing.T) {
+	for alg, key := range signers(t) {
+		st, err := ParseStatement("Key[ed25519, keys, " + hash + "] is-trusted-for-serving Role[\"key-server\"]")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := Claim{Statement: st, Serial: 7, NotBefore: now, NotAfter: now.Add(time.Hour)}
+		s, err := SignClaim("bank.example", PolicyKeyName, key, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := s.Marshal()
+		v, err := s.Verify(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var spki [32]byte
+		for i := range spki {
+			spki[i] = 0x3f
+		}
+		if err := v.Serves("bank.example", spki, "key-server", now); err != nil {
+			t.Error(err)
+		}
+		for name, err := range map[string]error{
+			"domain": v.Serves("other.example", spki, "key-server", now),
+			"key":    v.Serves("bank.example", [32]byte{1}, "key-server", now),
+			"role":   v.Serves("bank.example", spki, "verifier", now),
+			"late":   v.Serves("bank.example", spki, "key-server", now.Add(2*time.Hour)),
+			"early":  v.Serves("bank.example", spki, "key-server", now.Add(-time.Hour)),
+		} {
+			if err == nil {
+				t.Errorf("%s: accepted", name)
+			}
+		}
+		if _, err := s.Verify(testKey(9).Public()); err == nil {
+			t.Error("another key verified it")
+		}
+		for i := range b {
+			b[i] ^= 1
+			if s, err := ParseSignedClaim(b); err == nil {
+				if _, err := s.Verify(key.Public()); err == nil {
+					t.Fatalf("%s: byte %d flipped, accepted", alg, i)
+				}
+			}
+			b[i] ^= 1
+		}
+	}
+	// A policy's signature is none of a claim's, and the reverse.
+	key := testKey(1)
+	p := signed(t, key, 1)
+	if _, err := ParseSignedClaim(p); err == nil {
+		t.Error("a policy passed as a claim")
+	}
+	if _, err := ParseSignedClaim(make([]byte, MaxSignedClaim+1)); err == nil {
+		t.Error("too large")
+	}
+}
+
+func TestSecretMatches(t *testing.T) {
+	for _, tc := range []struct {
+		pattern, name string
+		want          bool
+	}{
+		{"db/*", "db/password", true}, {"db/*", "db/a/b", false}, {"db/*", "db", false}, {"*", "db/a", false}, {"*", "db", true},
+		{"db/web-*-key", "db/web-1-key", true}, {"db/web-*-key", "db/web-key", false}, {"*/*", "a/b", true}, {"a*b*c", "aXbYc", true},
+		{"a*b*c", "aXbY", false}, {"a", "a", true}, {"a", "ab", false}, {"*", "..", false}, {"db/*", "db/*", false}, {"db/*", "db/", false}, {"**", "x", true},
+	} {
+		if got := (Secret{tc.pattern}).Matches(tc.name); got != tc.want {
+			t.Errorf("%q matches %q: %v", tc.pattern, tc.name, got)
+		}
+	}
+}
