@@ -25,7 +25,7 @@ const (
 )
 
 const (
-	appraiseSynopsis = "-report FILE -vek FILE [-chain FILE] [-policy FILE | -measurement HEX | -signature-only] [flags]"
+	appraiseSynopsis = "-report FILE -vek FILE [-chain FILE] [-product NAME] [-policy FILE | -measurement HEX | -signature-only] [-json] [flags]"
 	appraiseExample  = "verifier appraise -report report.bin -vek vcek.der -chain cert_chain.pem -policy appraisal.json"
 )
 
@@ -75,8 +75,6 @@ func Appraise(_ context.Context, env *applet.Env, args []string) error {
 		return fs.Usage("-report and -vek are needed")
 	case f.signatureOnly && (f.policy != "" || len(f.measurements) > 0 || f.hostData != "" || f.reportData != ""):
 		return fs.Usage("-signature-only looks at no field, so that -policy, -measurement, -host-data and -report-data have no place beside it")
-	case !f.signatureOnly && f.policy == "" && len(f.measurements) == 0:
-		return fs.Usage("nothing says which launch digest is trusted: give -policy, -measurement, or -signature-only")
 	}
 	return f.run(env, fs)
 }
@@ -90,12 +88,18 @@ func (f *appraiseFlags) run(env *applet.Env, fs *applet.FlagSet) error {
 	if err != nil {
 		return err
 	}
-	report, e, roots, err := f.load(env)
+	roots, err := f.loadRoots(env)
 	if err != nil {
 		return err
 	}
 	out := verdict{SignatureOnly: f.signatureOnly, Time: now.UTC().Format(time.RFC3339), AMD: roots.AMD()}
-	v, err := appraise.Verify(report, e, roots, now, opt)
+	report, e, err := f.load(env)
+	var v *appraise.Verified
+	if err == nil {
+		v, err = appraise.Verify(report, e, roots, now, opt)
+	} else if _, ok := errors.AsType[*appraise.Refusal](err); !ok {
+		return err
+	}
 	switch {
 	case err != nil:
 		if r, ok := errors.AsType[*appraise.Refusal](err); ok {
@@ -131,6 +135,8 @@ func refused(err error) error {
 		return applet.WithHint(err, "a simulator's report needs -root with the simulator's ARK")
 	case code.VEKValidity:
 		return applet.WithHint(err, "to look at an old report, name a time at which its certificates were valid: -time 2026-01-31T12:00:00Z")
+	case code.AppraisalPolicy:
+		return applet.WithHint(err, "give -policy or -measurement to say what is trusted, or -signature-only")
 	case code.VEKTCB, code.VEKChip:
 		return applet.WithHint(err, "fetch the VCEK for the report's CHIP_ID and REPORTED_TCB")
 	}
@@ -201,7 +207,8 @@ func (f *appraiseFlags) loadPolicy(opt *appraise.Options) (*appraise.Policy, err
 			p.Version2As = opt.Product // naming the product is asking for version 2
 		}
 	}
-	if err := p.Check(); err != nil {
+	// Without a policy and a digest nothing is accepted, and every field shown.
+	if err := p.Check(); err != nil && (f.policy != "" || len(f.measurements) > 0) {
 		return nil, f.badPolicy(err)
 	}
 	named := opt.Product
@@ -215,42 +222,50 @@ func (f *appraiseFlags) badPolicy(err error) error {
 	return applet.WithHint(err, "docs/appraisal.md has a worked example")
 }
 
-// load reads report, certificates and roots.
-func (f *appraiseFlags) load(env *applet.Env) (report []byte, e appraise.Endorsements, roots *appraise.Roots, err error) {
+// load reads report and certificates. A file that cannot be read is a failure;
+// one that was read and is no report, or no certificate, is refused evidence.
+func (f *appraiseFlags) load(env *applet.Env) (report []byte, e appraise.Endorsements, err error) {
 	raw, err := readInput(env, f.report, maxInput)
-	if err == nil {
-		report, err = appraise.DecodeReport(raw)
-	}
 	if err != nil {
-		return nil, e, nil, fmt.Errorf("reading report: %w", err)
+		return nil, e, fmt.Errorf("reading report: %w", err)
+	}
+	if report, err = appraise.DecodeReport(raw); err != nil {
+		return nil, e, unusable("REPORT", code.ReportMalformed, f.report, err, fmt.Sprintf("%d bytes, raw or in hex", snp.ReportSize))
 	}
 	b, err := readInput(env, f.vek, maxInput)
-	var certs [][]byte
-	if err == nil {
-		certs, err = appraise.DecodeCerts(b)
+	if err != nil {
+		return nil, e, fmt.Errorf("reading VEK: %w", err)
 	}
+	certs, err := appraise.DecodeCerts(b)
 	if err == nil && len(certs) != 1 {
-		err = fmt.Errorf("%d certificates, want one", len(certs))
+		err = fmt.Errorf("%d certificates", len(certs))
 	}
 	if err != nil {
-		return nil, e, nil, fmt.Errorf("reading VEK %q: %w", f.vek, err)
+		return nil, e, unusable("VEK", code.VEKChain, f.vek, err, "one certificate, DER or PEM")
 	}
 	e.VEK = certs[0]
 	if f.chain != "" {
-		if b, err = readInput(env, f.chain, maxInput); err == nil {
-			e.ASK, e.ARK, err = appraise.DecodeChain(b)
+		if b, err = readInput(env, f.chain, maxInput); err != nil {
+			return nil, e, fmt.Errorf("reading chain: %w", err)
 		}
-		if err != nil {
-			return nil, e, nil, fmt.Errorf("reading chain %q: %w", f.chain, err)
+		if e.ASK, e.ARK, err = appraise.DecodeChainOf(e.VEK, b); err != nil {
+			return nil, e, unusable("CHAIN", code.VEKChain, f.chain, err, "an ASK and an ARK, DER or PEM")
 		}
 	}
 	if f.crl != "" {
 		if e.CRL, err = readInput(env, f.crl, maxCRL); err != nil {
-			return nil, e, nil, fmt.Errorf("reading revocation list: %w", err)
+			return nil, e, fmt.Errorf("reading revocation list: %w", err)
+		}
+		if len(e.CRL) == 0 { // would count as none given
+			return nil, e, unusable("CRL", code.CRLBad, f.crl, errors.New("empty"), "a revocation list in DER")
 		}
 	}
-	roots, err = f.loadRoots(env)
-	return report, e, roots, err
+	return report, e, nil
+}
+
+// unusable refuses a file by its content.
+func unusable(field string, c code.Code, path string, err error, want string) error {
+	return code.Wrap(c, &appraise.Refusal{Findings: []appraise.Finding{{Field: field, Found: fmt.Sprintf("%q: %v", path, err), Want: want, Code: c}}})
 }
 
 func (f *appraiseFlags) loadRoots(env *applet.Env) (*appraise.Roots, error) {
@@ -268,7 +283,7 @@ func (f *appraiseFlags) loadRoots(env *applet.Env) (*appraise.Roots, error) {
 	return roots, nil
 }
 
-// readInput reads a file, or stdin for "-", of 1 to max bytes.
+// readInput reads a file, or stdin for "-", of at most max bytes.
 func readInput(env *applet.Env, path string, max int64) ([]byte, error) {
 	var r io.Reader
 	if path == "-" && env != nil {
@@ -287,8 +302,6 @@ func readInput(env *applet.Env, path string, max int64) ([]byte, error) {
 		return nil, fmt.Errorf("%q: %w", path, err)
 	case int64(len(b)) > max:
 		return nil, fmt.Errorf("%q is larger than %d bytes", path, max)
-	case len(b) == 0:
-		return nil, fmt.Errorf("%q is empty", path)
 	}
 	return b, nil
 }

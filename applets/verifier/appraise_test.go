@@ -8,9 +8,12 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-sev-guest/verify/trust"
 
 	"attestbox/internal/applet"
 	"attestbox/internal/appraise"
@@ -104,6 +107,8 @@ func TestInputShapes(t *testing.T) {
 		for name, chain := range map[string][]byte{
 			"PEM": asPEM(c.ASK.Raw, c.ARK.Raw), "PEM, ARK first": asPEM(c.ARK.Raw, c.ASK.Raw),
 			"DER": append(bytes.Clone(c.ASK.Raw), c.ARK.Raw...), "DER, ARK first": append(bytes.Clone(c.ARK.Raw), c.ASK.Raw...), "ASK alone": c.ASK.Raw,
+			"the VEK too": asPEM(c.VEK.Raw, c.ASK.Raw, c.ARK.Raw), "each twice": asPEM(c.ASK.Raw, c.ARK.Raw, c.ASK.Raw, c.ARK.Raw),
+			"text around, CRLF": bytes.ReplaceAll(slices.Concat([]byte("subject=ASK\n"), asPEM(c.ASK.Raw), []byte("\nBag Attributes: <none>\n"), asPEM(c.ARK.Raw), []byte("end\n")), []byte("\n"), []byte("\r\n")),
 		} {
 			out, errs, exit := call(raw, "-report", "-", "-vek", file(t, "vek.pem", asPEM(c.VEK.Raw)), "-chain", file(t, "chain", chain), "-root", root, "-signature-only", "-time", at)
 			if exit != 0 || !strings.Contains(out, appraise.NotAMD) {
@@ -122,6 +127,7 @@ func TestInputShapes(t *testing.T) {
 
 func TestExitCodes(t *testing.T) {
 	c := appraisetest.Mint(appraisetest.Config{Product: snp.Genoa})
+	other := appraisetest.Mint(appraisetest.Config{Product: snp.Genoa})
 	raw := c.Sign(c.Report(3))
 	dir := t.TempDir()
 	write := func(name string, b []byte) string {
@@ -154,18 +160,20 @@ func TestExitCodes(t *testing.T) {
 		{"another measurement", with(report, vek, chain, root, "-measurement", strings.Repeat("a2", 48)), 3, "measurement-unknown"},
 		{"another product", with(report, vek, chain, root, "-product", "Milan", "-signature-only"), 3, "report-product"},
 		{"expired", []string{"-report", report, "-vek", vek, "-chain", chain, "-root", root, "-signature-only", "-time", "2060-01-01T00:00:00Z"}, 3, "vek-validity"},
-		{"broken VEK", with(report, write("cut", c.VEK.Raw[:len(c.VEK.Raw)-1]), chain, root, "-signature-only"), 1, "neither PEM nor DER"},
+		{"broken VEK", with(report, write("cut", c.VEK.Raw[:len(c.VEK.Raw)-1]), chain, root, "-signature-only"), 3, "neither PEM nor DER"},
 		{"VEK is no certificate", with(report, write("seq", []byte{0x30, 3, 2, 1, 1}), chain, root, "-signature-only"), 3, "vek-chain"},
-		{"two VEKs", with(report, write("two", asPEM(c.VEK.Raw, c.VEK.Raw)), chain, root, "-signature-only"), 1, "want one"},
-		{"key for a VEK", with(report, write("key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}})), chain, root, "-signature-only"), 1, "CERTIFICATE"},
-		{"chain of three", with(report, vek, write("three", asPEM(c.ASK.Raw, c.ASK.Raw, c.ARK.Raw)), root, "-signature-only"), 1, "two intermediate"},
+		{"two VEKs", with(report, write("two", asPEM(c.VEK.Raw, c.VEK.Raw)), chain, root, "-signature-only"), 3, "want one"},
+		{"key for a VEK", with(report, write("key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}})), chain, root, "-signature-only"), 3, "CERTIFICATE"},
+		{"chain with another's VEK", with(report, vek, write("three", asPEM(c.ASK.Raw, other.VEK.Raw, other.ASK.Raw, c.ARK.Raw)), root, "-signature-only"), 3, "two intermediate"},
+		{"two roots", with(report, vek, write("four", asPEM(c.ASK.Raw, other.ARK.Raw, c.ARK.Raw)), root, "-signature-only"), 3, "two root"},
+		{"empty revocation list", with(report, vek, chain, root, "-signature-only", "-crl", write("crl", nil)), 3, "crl-bad"},
 		{"root is no root", with(report, vek, chain, chain+"x", "-signature-only"), 1, "no such file"},
 		{"root without a root", with(report, vek, chain, write("ask", c.ASK.Raw), "-signature-only"), 1, "self-signed"},
 		{"no such report", with(report+"x", vek, chain, root, "-signature-only"), 1, "no such file"},
-		{"empty report", with(write("empty", nil), vek, chain, root, "-signature-only"), 1, "empty"},
+		{"empty report", with(write("empty", nil), vek, chain, root, "-signature-only"), 3, "report-malformed"},
 		{"huge report", with(write("huge", make([]byte, 65<<10)), vek, chain, root, "-signature-only"), 1, "larger"},
 		{"bad policy", with(report, vek, chain, root, "-policy", write("p", []byte(`{"products": {}}`))), 1, "appraisal-policy"},
-		{"nothing to judge by", with(report, vek, chain, root), 2, "which launch digest"},
+		{"nothing to judge by", with(report, vek, chain, root), 3, "give -policy or -measurement"},
 		{"both", with(report, vek, chain, root, "-signature-only", "-measurement", digest), 2, "-signature-only"},
 		{"no report", []string{"-vek", vek, "-signature-only"}, 2, "-report"},
 		{"bad time", []string{"-report", report, "-vek", vek, "-signature-only", "-time", "yesterday"}, 2, "RFC 3339"},
@@ -210,5 +218,74 @@ func TestJSON(t *testing.T) {
 	}
 	if when, err := time.Parse(time.RFC3339, v.Time); err != nil || !when.Equal(appraisetest.Now) {
 		t.Errorf("time %q", v.Time)
+	}
+}
+
+// Without a policy nothing is accepted, and a reader still sees every field
+// with what the defaults want.
+func TestNoPolicyShowsEveryField(t *testing.T) {
+	c := appraisetest.Mint(appraisetest.Config{Product: snp.Genoa})
+	r := c.Report(5)
+	r.VMPL = 2
+	out, errs, exit := call(c.Sign(r), "-report", "-", "-vek", file(t, "vek", c.VEK.Raw), "-chain", file(t, "chain", asPEM(c.ASK.Raw, c.ARK.Raw)), "-root", file(t, "root", c.ARK.Raw), "-time", at)
+	if exit != applet.ExitRefused || !strings.Contains(errs, string(code.AppraisalPolicy)) {
+		t.Errorf("exit %d: %s", exit, errs)
+	}
+	for _, want := range []string{"REFUSED      MEASUREMENT", "REFUSED      VMPL", "ok           POLICY.DEBUG", "ok           SIGNATURE ", "verdict: REFUSED"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+// Any byte of the certificates changed, wherever it hits, is a refusal, not a
+// failure, and in JSON a decision.
+func TestFlippedCertificates(t *testing.T) {
+	c := appraisetest.Mint(appraisetest.Config{Product: snp.Turin})
+	dir := t.TempDir()
+	path := func(name string, b []byte) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	report, root := path("report", c.Sign(c.Report(5))), path("root", c.ARK.Raw)
+	chain := slices.Concat(c.ASK.Raw, c.ARK.Raw)
+	try := func(what string, at0 int, vek, chain []byte) {
+		out, errs, exit := call(nil, "-report", report, "-vek", path("vek", vek), "-chain", path("chain", chain), "-root", root, "-signature-only", "-json", "-time", at)
+		var v verdict
+		if err := json.Unmarshal([]byte(out), &v); err != nil || exit != applet.ExitRefused || v.Accepted || len(v.Findings) == 0 {
+			t.Fatalf("byte %d of %s: exit %d, %v, %s%s", at0, what, exit, err, out, errs)
+		}
+	}
+	for i := 0; i < len(c.VEK.Raw); i += 7 {
+		b := bytes.Clone(c.VEK.Raw)
+		b[i] ^= 0x41
+		try("VEK", i, b, chain)
+	}
+	for i := 0; i < len(chain); i += 31 {
+		b := bytes.Clone(chain)
+		b[i] ^= 0x41
+		try("chain", i, c.VEK.Raw, b)
+	}
+}
+
+// AMD's bundles for VCEK and VLEK in one file: the VEK says which one it needs.
+func TestBothIntermediates(t *testing.T) {
+	vek, err := os.ReadFile(testenv.Shared(t, "vectors/snp/vcek_milan.der"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := file(t, "chain", slices.Concat(trust.AskArkMilanVlekBytes, trust.AskArkMilanVcekBytes, asPEM(vek)))
+	report := testenv.Shared(t, "vectors/snp/report_milan.hex")
+	args := []string{"-report", report, "-vek", testenv.Shared(t, "vectors/snp/vcek_milan.der"), "-product", "Milan", "-signature-only", "-time", at}
+	out, errs, exit := call(nil, append(args, "-chain", both)...)
+	if exit != 0 || !strings.Contains(out, "SEV-VCEK < SEV-Milan < ARK-Milan") {
+		t.Errorf("exit %d\n%s%s", exit, out, errs)
+	}
+	genoa := file(t, "genoa", slices.Concat(trust.AskArkGenoaVcekBytes, trust.AskArkMilanVlekBytes))
+	if _, errs, exit := call(nil, append(args, "-chain", genoa)...); exit != applet.ExitRefused {
+		t.Errorf("chains of two products: exit %d, %s", exit, errs)
 	}
 }

@@ -54,7 +54,8 @@ func Appraise(v *Verified, p *Policy, e Expect, now time.Time) *Result {
 	a.expiry(now)
 	if err := p.Check(); err != nil {
 		a.check(false, code.AppraisalPolicy, "POLICY_FILE", err.Error(), "an appraisal policy that can be met")
-	} else {
+	}
+	if p != nil { // under a policy that cannot be met too: a reader wants every field
 		a.platform()
 		a.guest()
 		a.identity(e)
@@ -224,7 +225,7 @@ func (a *appraisal) idBlock() {
 func (a *appraisal) identity(e Expect) {
 	r := a.r
 	digest := Hex48(r.Measurement)
-	a.check(slices.Contains(a.p.Measurements, digest), code.MeasurementUnknown, "MEASUREMENT", digest.String(), oneOf(a.p.Measurements))
+	a.check(slices.Contains(a.p.Measurements, digest) && digest != Hex48{}, code.MeasurementUnknown, "MEASUREMENT", digest.String(), oneOf(a.p.Measurements))
 	if e.HostData == nil {
 		a.state("HOST_DATA", fmt.Sprintf("%x", r.HostData), "no instance ID to compare with")
 	} else {

@@ -8,7 +8,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"attestbox/internal/snp"
 )
@@ -33,15 +35,16 @@ func DecodeReport(b []byte) ([]byte, error) {
 }
 
 // DecodeCerts takes certificates in PEM or in DER, one after the other, and
-// returns each in DER. PEM blocks of another type, and anything but white space
-// around the blocks, are errors. What the DER says is not looked at.
+// returns each in DER. Text around PEM blocks, as openssl writes it, is skipped
+// (RFC 7468, section 2); blocks of another type are errors. What the DER says is
+// not looked at.
 func DecodeCerts(b []byte) ([][]byte, error) {
 	if len(bytes.TrimSpace(b)) == 0 {
 		return nil, errors.New("no certificate: the file is empty")
 	}
 	next := nextDER
-	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("-----BEGIN")) {
-		next = nextPEM
+	if isPEM(b) {
+		next, b = nextPEM, toPEM(b)
 	}
 	var list [][]byte
 	for len(b) > 0 {
@@ -57,16 +60,36 @@ func DecodeCerts(b []byte) ([][]byte, error) {
 	return list, nil
 }
 
+const pemBegin = "-----BEGIN "
+
+// isPEM says whether there is a PEM block with nothing but text before it.
+func isPEM(b []byte) bool {
+	from := toPEM(b)
+	before := b[:len(b)-len(from)]
+	return len(from) > 0 && utf8.Valid(before) && !bytes.Contains(before, []byte{0})
+}
+
+// toPEM cuts what stands before the next line that begins a PEM block; all, if
+// there is none.
+func toPEM(b []byte) []byte {
+	if t := bytes.TrimSpace(b); bytes.HasPrefix(t, []byte(pemBegin)) {
+		return t
+	}
+	if i := bytes.Index(b, []byte("\n"+pemBegin)); i >= 0 {
+		return b[i+1:]
+	}
+	return nil
+}
+
 func nextPEM(b []byte) (der, rest []byte, err error) {
-	b = bytes.TrimSpace(b)
 	if !bytes.HasPrefix(b, []byte("-----BEGIN CERTIFICATE-----")) {
-		return nil, nil, errors.New("something that is no PEM block of type CERTIFICATE")
+		return nil, nil, errors.New("a PEM block that is not of type CERTIFICATE")
 	}
 	block, rest := pem.Decode(b)
 	if block == nil || block.Type != "CERTIFICATE" {
 		return nil, nil, errors.New("broken PEM block of type CERTIFICATE")
 	}
-	return block.Bytes, bytes.TrimSpace(rest), nil
+	return block.Bytes, toPEM(rest), nil
 }
 
 func nextDER(b []byte) (der, rest []byte, err error) {
@@ -80,22 +103,62 @@ func nextDER(b []byte) (der, rest []byte, err error) {
 
 // DecodeChain takes ASK and ARK in either order, as AMD's KDS serves them; one
 // of them may be missing. The one whose issuer is itself is the ARK.
-func DecodeChain(b []byte) (ask, ark []byte, err error) {
+func DecodeChain(b []byte) (ask, ark []byte, err error) { return DecodeChainOf(nil, b) }
+
+// DecodeChainOf is DecodeChain for one VEK: bundles as tools write them, with
+// the VEK itself among the rest, or with the intermediates of VCEK and VLEK
+// both, give the intermediate that is named as the VEK's issuer. A certificate
+// that is there twice counts once. Nothing is verified here.
+func DecodeChainOf(vek, b []byte) (ask, ark []byte, err error) {
 	list, err := DecodeCerts(b)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, der := range list {
-		to, name := &ask, "intermediate"
-		if cert, err := x509.ParseCertificate(der); err == nil && bytes.Equal(cert.RawIssuer, cert.RawSubject) {
-			to, name = &ark, "root"
+	var asks [][]byte
+	for i, der := range list {
+		if bytes.Equal(der, vek) || slices.ContainsFunc(list[:i], func(d []byte) bool { return bytes.Equal(d, der) }) {
+			continue
 		}
-		if *to != nil {
-			return nil, nil, fmt.Errorf("two %s certificates, want an ASK and an ARK", name)
+		if cert, err := x509.ParseCertificate(der); err != nil || !bytes.Equal(cert.RawIssuer, cert.RawSubject) {
+			asks = append(asks, der)
+		} else if ark != nil {
+			return nil, nil, errors.New("two root certificates, want an ASK and an ARK")
+		} else {
+			ark = der
 		}
-		*to = der
+	}
+	if len(asks) > 1 {
+		if asks = issuersOf(vek, ark, asks); len(asks) != 1 {
+			return nil, nil, errors.New("two intermediate certificates, want an ASK and an ARK")
+		}
+	}
+	if len(asks) == 1 {
+		ask = asks[0]
 	}
 	return ask, ark, nil
+}
+
+// issuersOf keeps the certificates that have the name of the VEK's issuer; none
+// where one of the list is not of the ARK that came with it.
+func issuersOf(vek, ark []byte, list [][]byte) (fit [][]byte) {
+	leaf, err := x509.ParseCertificate(vek)
+	if err != nil {
+		return nil
+	}
+	root, err := x509.ParseCertificate(ark)
+	if err != nil {
+		return nil
+	}
+	for _, der := range list {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil || !bytes.Equal(cert.RawIssuer, root.RawSubject) {
+			return nil
+		}
+		if bytes.Equal(cert.RawSubject, leaf.RawIssuer) {
+			fit = append(fit, der)
+		}
+	}
+	return fit
 }
 
 // DecodeRoots takes roots from a file of certificates: each self-issued one is

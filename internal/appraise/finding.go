@@ -120,7 +120,10 @@ func (c *checks) failed() bool {
 // oneOf prints a short list of what would pass.
 func oneOf[T fmt.Stringer](list []T) string {
 	const most = 3
-	if len(list) == 1 {
+	switch len(list) {
+	case 0:
+		return "one that policy names, and it names none"
+	case 1:
 		return list[0].String()
 	}
 	var s []string
