@@ -64,5 +64,6 @@ const (
 
 func domains() []string {
 	return []string{domainLaunch, domainOutcome, domainPayload, domainLearnID, domainCertify, domainAttestd, domainPolicy, domainClaim,
+		domainAttestdSign, domainAttestdKey, domainAttestdSeal,
 		exporterLaunch, exporterCertify}
 }

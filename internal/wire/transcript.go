@@ -58,13 +58,6 @@ func (t *Transcript) FillChannel(cs *tls.ConnectionState, spki [32]byte) error {
 
 func versionBytes(v int) []byte { return binary.LittleEndian.AppendUint32(nil, uint32(v)) }
 
-// AttestdReportData is the REPORT_DATA of attestd: SHA-512 over its domain
-// string, the calling program's digest and the caller's data, each
-// length-prefixed. It fits no other protocol.
-func AttestdReportData(program, data []byte) [64]byte {
-	return sha512.Sum512(lengthPrefixed([]byte(domainAttestd), program, data))
-}
-
 // OutcomeMAC authenticates an outcome: HMAC-SHA-256 under the outcome key over
 // the length-prefixed domain string, ID, REPORT_ID, boot number, result,
 // reason and header digests.
