@@ -28,8 +28,8 @@ const (
 
 	// MinFileKey is the least size of a seal key file, in bytes, and
 	// MaxFileKey the greatest.
-	MinFileKey = 32
-	MaxFileKey = 4096
+	MinFileKey = secret.MinKeyFile
+	MaxFileKey = secret.MaxKeyFile
 	// MinPassphrase is the least length of a passphrase, in bytes.
 	MinPassphrase = 12
 )
@@ -66,28 +66,7 @@ type meta struct {
 
 // CheckFileKey refuses key files that cannot have 256 bits of entropy.
 func CheckFileKey(key *secret.Bytes) error {
-	if key.Len() < MinFileKey || key.Len() > MaxFileKey {
-		return fmt.Errorf("seal key of %d bytes, want %d to %d random bytes", key.Len(), MinFileKey, MaxFileKey)
-	}
-	var seen [256]bool
-	distinct, text := 0, true
-	for _, c := range key.Bytes() {
-		if !seen[c] {
-			seen[c], distinct = true, distinct+1
-		}
-		if (c < 0x20 || c > 0x7e) && c != '\n' && c != '\r' && c != '\t' {
-			text = false
-		}
-	}
-	// 32 random bytes have fewer than 12 distinct values, or are all text,
-	// with a probability below 2^-40.
-	if text {
-		return errors.New("the seal key file is text, want random bytes")
-	}
-	if distinct < 12 {
-		return errors.New("the seal key file does not look random")
-	}
-	return nil
+	return secret.CheckRandom(key)
 }
 
 // Create makes a sealed state in an empty store: store.ErrExists if it holds
