@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,6 +53,7 @@ func TestSlowPeers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPeer(t)
+				var mu sync.Mutex
 				var ends []time.Duration
 				cfg := config(p)
 				cfg.Dial = func(context.Context, dial.Addr) (net.Conn, error) {
@@ -59,7 +62,9 @@ func TestSlowPeers(t *testing.T) {
 					go func() {
 						begin := time.Now()
 						serve(p, mine)
+						mu.Lock()
 						ends = append(ends, time.Since(begin))
+						mu.Unlock()
 						mine.Close()
 					}()
 					return theirs, nil
@@ -76,6 +81,8 @@ func TestSlowPeers(t *testing.T) {
 				}
 				time.Sleep(2 * time.Second) // the slowest of them notices with its next byte
 				synctest.Wait()
+				mu.Lock()
+				defer mu.Unlock()
 				if n := int(p.conns.Load()); n < 3 || len(ends) != n {
 					t.Errorf("%d connections, %d ended", n, len(ends))
 				}
@@ -137,12 +144,12 @@ func TestMalformedAnswers(t *testing.T) {
 // hung is a secure processor that answers the first n requests and no more.
 type hung struct {
 	psp
-	n       int
+	n       atomic.Int32
 	release chan struct{}
 }
 
 func (h *hung) Report(ctx context.Context, data [64]byte) (*platform.Evidence, error) {
-	if h.n--; h.n < 0 {
+	if h.n.Add(-1) < 0 {
 		<-h.release // a system call knows no context
 		return nil, errors.New("too late")
 	}
@@ -151,11 +158,12 @@ func (h *hung) Report(ctx context.Context, data [64]byte) (*platform.Evidence, e
 
 // The host answers for the secure processor's mailbox, and may let it hang.
 func TestHungSecureProcessor(t *testing.T) {
-	for _, answers := range []int{0, 1} {
+	for _, answers := range []int32{0, 1} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPeer(t)
 			cfg := config(p)
-			h := &hung{psp{7}, answers, make(chan struct{})}
+			h := &hung{psp: psp{7}, release: make(chan struct{})}
+			h.n.Store(answers)
 			defer close(h.release)
 			cfg.Platform = h
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
