@@ -18,6 +18,7 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
+	"attestbox/internal/platform"
 	"attestbox/internal/platform/sevguest"
 	"attestbox/internal/secret"
 	"attestbox/internal/wire"
@@ -40,6 +41,11 @@ type options struct {
 }
 
 func run(ctx context.Context, env *applet.Env, args []string) error {
+	return fetch(ctx, env, args, sevguest.Open)
+}
+
+// fetch is the applet on the platform that open finds.
+func fetch(ctx context.Context, env *applet.Env, args []string, open func() (platform.Platform, error)) error {
 	var o options
 	fs := env.Flags("[flags] [CRYPTTAB-KEY-FIELD]", "fetch-secret -record /run/attestbox/root.json -out /run/attestbox/root.key")
 	fs.Var(&o.servers, "server", "ask the verifier at `ADDRESS`, tcp://host:port or vsock://cid:port; may be repeated (default: from -config)")
@@ -76,7 +82,7 @@ func run(ctx context.Context, env *applet.Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Platform, err = sevguest.Open(); err != nil {
+	if cfg.Platform, err = open(); err != nil {
 		return err
 	}
 	defer cfg.Platform.Close()
@@ -93,8 +99,12 @@ func (o *options) check(fs *applet.FlagSet, crypttab bool) error {
 	switch {
 	case fs.NArg() > 1 || fs.NArg() == 1 && !crypttab:
 		return fs.Usage("unexpected argument %q", fs.Arg(fs.NArg()-1))
+	case o.fd != -1 && (o.fd < 1 || o.fd == 2):
+		return fs.Usage("-fd %d is no descriptor to write a secret to", o.fd)
 	case o.fd >= 0 && o.out != "-":
 		return fs.Usage("-fd and -out exclude each other")
+	case o.timeout < 0:
+		return fs.Usage("-timeout %s is no time to wait", o.timeout)
 	case o.report != "" && o.report != wire.ResultOpened && o.report != wire.ResultFailed:
 		return fs.Usage("-report takes opened or failed, not %q", o.report)
 	case o.report != "" && o.token == "":
@@ -122,7 +132,8 @@ func exit(err error) error {
 }
 
 // sink decides where the secret goes before one exists: a regular file behind
-// the descriptor must lie on tmpfs, and a terminal is nobody's.
+// the descriptor must lie on tmpfs, a disk is never written to, and a terminal
+// is nobody's.
 func (o *options) sink(env *applet.Env) (io.Writer, error) {
 	if o.out != "-" {
 		return nil, applet.CheckTmpfs(parent(o.out))
@@ -141,6 +152,9 @@ func (o *options) sink(env *applet.Env) (io.Writer, error) {
 	}
 	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
 		return nil, applet.WithHint(applet.Usage("stdout is a terminal: the secret would be on the screen"), "pipe it, or use -out FILE")
+	}
+	if m := st.Mode(); m&os.ModeDevice != 0 && m&os.ModeCharDevice == 0 {
+		return nil, applet.Refused(code.NotTmpfs, errors.New("stdout is a block device"))
 	}
 	if st.Mode().IsRegular() {
 		var fs unix.Statfs_t
