@@ -13,6 +13,7 @@ import (
 
 	"attestbox/internal/applet"
 	"attestbox/internal/code"
+	"attestbox/internal/dm"
 	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/strictjson"
@@ -61,6 +62,9 @@ func open(ctx context.Context, env *applet.Env, args []string) error {
 	}
 	if *fd < 0 || *fd == 1 || *fd == 2 {
 		return fs.Usage("-key-fd %d is no descriptor to read a key from", *fd)
+	}
+	if !dm.ValidName(fs.Arg(1)) {
+		return fs.Usage("mapping name %q is not 1 to 64 of a-z, A-Z, 0-9, . _ + -", fs.Arg(1))
 	}
 	rec, err := readRecord(*recordFile)
 	if err != nil {

@@ -130,7 +130,7 @@ func TestOpenRefusals(t *testing.T) {
 		{"huge record", key(), []string{"-record", big, f.img, "root"}, 3, "[luks-record]"},
 		{"no device", key(), []string{"-record", f.record, f.img + "x", "root"}, 1, "no such file"},
 		{"no name", key(), []string{"-record", f.record, f.img}, 2, "required"},
-		{"bad name", key(), []string{"-record", f.record, f.img, "../x"}, 1, "mapping name"},
+		{"bad name", key(), []string{"-record", f.record, f.img, "../x"}, 2, "mapping name"},
 		{"stdout as key", key(), []string{"-record", f.record, "-key-fd", "1", f.img, "root"}, 2, "-key-fd 1"},
 		{"check nothing", nil, []string{"check"}, 2, "required"},
 		{"check a missing file", nil, []string{"check", f.img + "x"}, 1, "no such file"},
