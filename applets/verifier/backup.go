@@ -11,6 +11,7 @@ import (
 
 	"attestbox/internal/applet"
 	"attestbox/internal/code"
+	"attestbox/internal/recipient"
 	"attestbox/internal/server"
 	"attestbox/internal/store"
 )
@@ -24,7 +25,7 @@ func runBackupKey(_ context.Context, env *applet.Env, args []string) error {
 	if *out == "" || fs.NArg() > 0 {
 		return fs.Usage("want -out and nothing else")
 	}
-	private, public, err := server.NewBackupKey()
+	private, public, err := recipient.New()
 	if err != nil {
 		return err
 	}
@@ -40,7 +41,7 @@ func runBackup(ctx context.Context, env *applet.Env, args []string) error {
 	var sf stateFlags
 	fs := env.Flags("-state DIR -seal-key FILE -recipient PUBKEY -out FILE", "verifier backup -state /var/lib/attestbox -seal-key /run/credentials/seal.key -recipient backup.pub -out verifier.backup")
 	sf.register(fs)
-	recipient := fs.String("recipient", "", "public key `FILE` from verifier backup-key")
+	pubFile := fs.String("recipient", "", "public key `FILE` from verifier backup-key")
 	out := fs.String("out", "", "backup `FILE`; - is stdout")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -48,16 +49,16 @@ func runBackup(ctx context.Context, env *applet.Env, args []string) error {
 	switch err := sf.check(fs); {
 	case err != nil:
 		return err
-	case *recipient == "" || *out == "" || fs.NArg() > 0:
+	case *pubFile == "" || *out == "" || fs.NArg() > 0:
 		return fs.Usage("want -recipient and -out, and nothing else")
 	}
-	pub, err := readFile(env, *recipient, 64<<10)
+	pub, err := readFile(env, *pubFile, 64<<10)
 	if err != nil {
 		return err
 	}
-	to, err := server.ParseRecipient(pub)
+	to, err := recipient.ParsePublic(pub)
 	if err != nil {
-		return applet.WithHint(fmt.Errorf("%q: %w", *recipient, err), "make a key pair with: verifier backup-key -out FILE")
+		return applet.WithHint(fmt.Errorf("%q: %w", *pubFile, err), "make a key pair with: verifier backup-key -out FILE")
 	}
 	st, err := sf.open(ctx, env)
 	if err != nil {
@@ -99,7 +100,7 @@ func runRestore(ctx context.Context, env *applet.Env, args []string) error {
 		return fmt.Errorf("reading backup key: %w", err)
 	}
 	defer private.Zero()
-	by, err := server.ParseIdentity(private)
+	by, err := recipient.ParsePrivate(private)
 	if err != nil {
 		return fmt.Errorf("%q: %w", *identity, err)
 	}

@@ -3,22 +3,20 @@ package server
 import (
 	"context"
 	"crypto/hpke"
-	"encoding/base64"
 	"encoding/binary"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"attestbox/internal/recipient"
 	"attestbox/internal/secret"
 	"attestbox/internal/store"
 	"attestbox/internal/store/sealed"
 )
 
-// A backup file is the line backupMagic, then HPKE (RFC 9180, MLKEM768-X25519,
-// HKDF-SHA256, AES-256-GCM, base mode; info is the magic line): encapsulated
-// key and ciphertext. Inside: the domain string, the time (8 bytes, Unix
+// A backup file is the line backupMagic, then HPKE (package recipient; info is
+// the magic line): encapsulated key and ciphertext. Inside: the domain string, the time (8 bytes, Unix
 // seconds, little-endian), then name and value of everything, each preceded by
 // its length, 4 bytes little-endian.
 //
@@ -30,9 +28,6 @@ const (
 
 	// MaxBackup bounds a backup, in bytes.
 	MaxBackup = 512 << 20
-
-	pemBackupPrivate = "ATTESTBOX BACKUP PRIVATE KEY"
-	pemBackupPublic  = "ATTESTBOX BACKUP PUBLIC KEY"
 )
 
 var (
@@ -42,71 +37,6 @@ var (
 	// another one, or changed.
 	ErrRecipient = errors.New("the backup does not open with this key: it was made for another one, or changed")
 )
-
-func backupSuite() (hpke.KEM, hpke.KDF, hpke.AEAD) {
-	return hpke.MLKEM768X25519(), hpke.HKDFSHA256(), hpke.AES256GCM()
-}
-
-// NewBackupKey makes a recipient's key pair: the private key as PEM in a
-// secret that the caller zeroes, the public key as PEM.
-func NewBackupKey() (private *secret.Bytes, public []byte, err error) {
-	kem, _, _ := backupSuite()
-	k, err := kem.GenerateKey()
-	if err != nil {
-		return nil, nil, err
-	}
-	b, err := k.Bytes()
-	if err != nil {
-		return nil, nil, err
-	}
-	raw := secret.Take(b)
-	defer raw.Zero()
-	head, tail := "-----BEGIN "+pemBackupPrivate+"-----\n", "\n-----END "+pemBackupPrivate+"-----\n"
-	n := base64.StdEncoding.EncodedLen(raw.Len())
-	private = secret.New(len(head) + n + len(tail))
-	p := private.Bytes()
-	copy(p, head)
-	base64.StdEncoding.Encode(p[len(head):], raw.Bytes())
-	copy(p[len(head)+n:], tail)
-	return private, pem.EncodeToMemory(&pem.Block{Type: pemBackupPublic, Bytes: k.PublicKey().Bytes()}), nil
-}
-
-func onePEM(b []byte, kind string) ([]byte, error) {
-	block, rest := pem.Decode(b)
-	if block == nil || block.Type != kind || len(strings.TrimSpace(string(rest))) > 0 {
-		return nil, fmt.Errorf("not one PEM block %q", kind)
-	}
-	return block.Bytes, nil
-}
-
-// ParseRecipient reads a recipient's public key.
-func ParseRecipient(public []byte) (hpke.PublicKey, error) {
-	b, err := onePEM(public, pemBackupPublic)
-	if err != nil {
-		return nil, fmt.Errorf("reading recipient: %w", err)
-	}
-	kem, _, _ := backupSuite()
-	k, err := kem.NewPublicKey(b)
-	if err != nil {
-		return nil, fmt.Errorf("reading recipient: %w", err)
-	}
-	return k, nil
-}
-
-// ParseIdentity reads a recipient's private key.
-func ParseIdentity(private *secret.Bytes) (hpke.PrivateKey, error) {
-	b, err := onePEM(private.Bytes(), pemBackupPrivate)
-	if err != nil {
-		return nil, fmt.Errorf("reading backup key: %w", err)
-	}
-	defer clear(b)
-	kem, _, _ := backupSuite()
-	k, err := kem.NewPrivateKey(b)
-	if err != nil {
-		return nil, fmt.Errorf("reading backup key: %w", err)
-	}
-	return k, nil
-}
 
 // growing is a secret that grows; what it leaves behind is wiped.
 type growing struct {
@@ -166,8 +96,7 @@ func (st *State) Backup(ctx context.Context, to hpke.PublicKey, now time.Time) (
 			return nil, fmt.Errorf("making a backup: %w", err)
 		}
 	}
-	_, kdf, aead := backupSuite()
-	b, err := hpke.Seal(to, kdf, aead, []byte(backupMagic), g.s.Bytes()[:g.n])
+	b, err := recipient.Seal(to, []byte(backupMagic), g.s.Bytes()[:g.n])
 	if err != nil {
 		return nil, fmt.Errorf("making a backup: %w", err)
 	}
@@ -184,12 +113,10 @@ func Restore(ctx context.Context, raw store.Store, key sealed.Key, backup []byte
 	if !ok || body != "" {
 		return fail(ErrBackup)
 	}
-	_, kdf, aead := backupSuite()
-	b, err := hpke.Open(by, kdf, aead, []byte(backupMagic), backup[len(backupMagic):])
+	plain, err := recipient.Open(by, []byte(backupMagic), backup[len(backupMagic):])
 	if err != nil {
 		return fail(ErrRecipient)
 	}
-	plain := secret.Take(b)
 	defer plain.Zero()
 	entries, made, err := parseBackup(plain.Bytes())
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"attestbox/internal/recipient"
 	"attestbox/internal/secret"
 	"attestbox/internal/store"
 	"attestbox/internal/store/sealed"
@@ -27,15 +28,15 @@ func TestBackupRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	private, public, err := NewBackupKey()
+	private, public, err := recipient.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	to, err := ParseRecipient(public)
+	to, err := recipient.ParsePublic(public)
 	if err != nil {
 		t.Fatal(err)
 	}
-	by, err := ParseIdentity(private)
+	by, err := recipient.ParsePrivate(private)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,21 +83,21 @@ func TestBackupRoundTrip(t *testing.T) {
 func TestTamperedBackupIsRefused(t *testing.T) {
 	st := newState(t)
 	ctx := context.Background()
-	private, public, err := NewBackupKey()
+	private, public, err := recipient.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	to, _ := ParseRecipient(public)
-	by, _ := ParseIdentity(private)
+	to, _ := recipient.ParsePublic(public)
+	by, _ := recipient.ParsePrivate(private)
 	backup, err := st.Backup(ctx, to, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, _, err := NewBackupKey()
+	other, _, err := recipient.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	stranger, _ := ParseIdentity(other)
+	stranger, _ := recipient.ParsePrivate(other)
 	key := sealed.Key{File: secret.Random(32)}
 	if _, _, err := Restore(ctx, newRaw(t), key, backup, stranger); !errors.Is(err, ErrRecipient) {
 		t.Errorf("another key: %v", err)
@@ -118,11 +119,11 @@ func TestTamperedBackupIsRefused(t *testing.T) {
 		t.Errorf("a refused backup left a state behind: %v", err)
 	}
 	for _, k := range []string{"", "x", string(public), strings.Repeat("-", 100)} {
-		if _, err := ParseIdentity(secret.Copy([]byte(k))); err == nil {
+		if _, err := recipient.ParsePrivate(secret.Copy([]byte(k))); err == nil {
 			t.Errorf("identity %.20q: accepted", k)
 		}
 	}
-	if _, err := ParseRecipient(private.Bytes()); err == nil {
+	if _, err := recipient.ParsePublic(private.Bytes()); err == nil {
 		t.Error("a private key was taken for a public one")
 	}
 }
