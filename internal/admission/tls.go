@@ -29,9 +29,11 @@ func base(alpn ...string) *tls.Config {
 // ClientTLS is the connecting end of a channel between members of a domain.
 // The peer must have an admission certificate of the domain that grants
 // wantRole; "" accepts any member, for channels whose caller judges the peer by
-// its identity. Host names mean nothing here.
+// its identity. Host names mean nothing here: the server name indication is the
+// domain, so that a server of several knows which one is meant.
 func ClientTLS(t *Trust, own tls.Certificate, now func() time.Time, alpn, wantRole string) *tls.Config {
 	cfg := base(alpn)
+	cfg.ServerName = t.Domain
 	cfg.InsecureSkipVerify = true // replaced by VerifyConnection
 	// Always the one certificate: there is none to choose from.
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own, nil }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"attestbox/internal/admission"
 	"attestbox/internal/wire"
 )
 
@@ -26,7 +27,7 @@ func (c *Config) serverTrust(role string) (func(*x509.Certificate) error, error)
 		if policy == nil {
 			return fmt.Errorf("%w: it presented %s", wire.ErrPin, got)
 		}
-		if err := checkServing(cert, policy.PublicKey, role, now()); err != nil {
+		if err := admission.CheckServing(cert, policy, role, now()); err != nil {
 			return fmt.Errorf("%w %q: %w", wire.ErrUntrusted, role, err)
 		}
 		return nil
