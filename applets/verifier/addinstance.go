@@ -86,6 +86,12 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 		return err
 	}
 	defer st.Close()
+	if err := lf.refuseSynthetic(ctx, st); err != nil {
+		return err
+	}
+	if err := sf.refuseReleased(env, sec); err != nil {
+		return err
+	}
 	if err := st.AddInstance(ctx, inst, sec); err != nil {
 		return instanceError(inst.ID, err)
 	}
@@ -134,6 +140,32 @@ func readSecrets(env *applet.Env, sec *server.Secrets, diskKey string, named app
 			return fmt.Errorf("secret %q: %w", name, err)
 		}
 		sec.Named = append(sec.Named, wire.NamedSecret{Name: name, Value: value})
+	}
+	return nil
+}
+
+// refuseReleased refuses to release what seals the state: whoever has the VM
+// would open a copy of the state folder.
+func (f *stateFlags) refuseReleased(env *applet.Env, sec *server.Secrets) error {
+	if f.keyFile == "-" || f.passFile == "-" {
+		return nil // stdin was read once, for the key itself
+	}
+	key, err := f.key(env)
+	if err != nil {
+		return err
+	}
+	defer zeroKey(key)
+	seal := key.File
+	if seal.Len() == 0 {
+		seal = key.Passphrase
+	}
+	same := sec.DiskKey.Len() > 0 && sec.DiskKey.Equal(seal)
+	for _, n := range sec.Named {
+		same = same || n.Value.Equal(seal)
+	}
+	if same {
+		return applet.WithHint(applet.Refused(code.SealKey, errors.New("the disk key or a secret is the key that seals the state: the VM would be given it")),
+			"mkimage disk -key-out makes a key for the disk alone")
 	}
 	return nil
 }

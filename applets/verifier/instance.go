@@ -89,6 +89,9 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 		return err
 	}
 	defer st.Close()
+	if err := f.launch.refuseSynthetic(ctx, st); err != nil {
+		return err
+	}
 	if err := verbs[verb](ctx, env, st, &f); err != nil {
 		return instanceError(f.id, err)
 	}

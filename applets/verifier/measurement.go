@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 
 	"attestbox/internal/applet"
+	"attestbox/internal/appraise/amdroots"
 	"attestbox/internal/code"
 	"attestbox/internal/image"
 	"attestbox/internal/measure"
@@ -31,6 +33,8 @@ type launchFlags struct {
 	vcpus                        int
 	vcpuType, vmm                string
 	guestFeatures                uint64
+
+	synthetic bool // measurements computed a digest over the synthetic firmware
 }
 
 func (l *launchFlags) register(fs *applet.FlagSet) {
@@ -56,7 +60,7 @@ func incomplete(format string, a ...any) error {
 func (l *launchFlags) measurements() ([]server.Measurement, error) {
 	var out []server.Measurement
 	for _, dir := range l.images {
-		m, err := fromImage(dir, l.ovmf)
+		m, err := l.fromImage(dir)
 		if err != nil {
 			return nil, err
 		}
@@ -82,12 +86,56 @@ func (l *launchFlags) measurements() ([]server.Measurement, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := refuseDebug(l.initrd); err != nil {
+		return nil, err
+	}
 	for d := range want {
 		if d != got {
 			return nil, incomplete("the launch digest given is not that of the files given: computed %s, given %s", got, d)
 		}
 	}
 	return append(out, server.Measurement{Digest: got, Source: fmt.Sprintf("computed from %s, %s and a command line of %d bytes", filepath.Base(l.kernel), filepath.Base(l.initrd), len(l.append))}), nil
+}
+
+// refuseDebug refuses an initramfs with mkimage's mark of a debug image, whatever
+// the record says. One that mkimage did not make is the owner's business.
+func refuseDebug(initrd string) error {
+	f, err := os.Open(initrd)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || st.Size() > image.MaxInitrd {
+		return nil
+	}
+	b, err := io.ReadAll(io.LimitReader(f, image.MaxInitrd))
+	if err != nil {
+		return fmt.Errorf("reading %q: %w", initrd, err)
+	}
+	if r, err := image.InspectInitrd(b); err == nil && r.Debug {
+		return applet.Refused(code.MeasurementIncomplete, fmt.Errorf("initramfs %q has a debug shell and must never be trusted", initrd))
+	}
+	return nil
+}
+
+// refuseSynthetic refuses a digest over the synthetic firmware where AMD's roots
+// are trusted: that firmware has tables and no code, so it enforces no hash.
+func (l *launchFlags) refuseSynthetic(ctx context.Context, st *server.State) error {
+	if !l.synthetic {
+		return nil
+	}
+	cfg, err := st.Config(ctx)
+	if err != nil {
+		return err
+	}
+	roots, _, err := server.Rules(cfg, amdroots.Load)
+	if err != nil {
+		return err
+	}
+	if roots.AMD() {
+		return incomplete("the launch digest is that of the synthetic firmware, which is for the simulator, and this verifier trusts AMD's roots")
+	}
+	return nil
 }
 
 func hexLower(s string) string {
@@ -100,6 +148,7 @@ func (l *launchFlags) compute(cfg measure.Config, kernel, initrd string) (string
 	if cfg.Firmware, err = firmware(l.ovmf); err != nil {
 		return "", err
 	}
+	l.synthetic = l.synthetic || l.ovmf == ""
 	return computeDigest(cfg, kernel, initrd)
 }
 
@@ -148,7 +197,8 @@ func hashFile(name string) (*[32]byte, error) {
 
 // fromImage computes the digest of an image folder from its files and compares
 // it with what its record says. A record alone is not believed.
-func fromImage(dir, ovmf string) (none server.Measurement, err error) {
+func (l *launchFlags) fromImage(dir string) (none server.Measurement, err error) {
+	ovmf := l.ovmf
 	if filepath.Base(dir) == "image.json" {
 		dir = filepath.Dir(dir)
 	}
@@ -181,13 +231,17 @@ func fromImage(dir, ovmf string) (none server.Measurement, err error) {
 		return none, incomplete("image %q was measured with a firmware file of SHA-256 %s: name it with -ovmf", dir, m.Firmware.SHA256)
 	}
 	if m.Synthetic {
-		ovmf = ""
+		ovmf, l.synthetic = "", true
 	}
 	if cfg.Firmware, err = firmware(ovmf); err != nil {
 		return none, err
 	}
-	got, err := computeDigest(cfg, filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "initrd"))
+	initrd := filepath.Join(dir, image.InitrdName)
+	got, err := computeDigest(cfg, filepath.Join(dir, image.KernelName), initrd)
 	if err != nil {
+		return none, err
+	}
+	if err := refuseDebug(initrd); err != nil {
 		return none, err
 	}
 	if got != m.LaunchDigest {

@@ -128,7 +128,20 @@ func owner(dir string, psp *snpsim.PSP) error {
 			return err
 		}
 	}
-	return nil
+	var a image.Archive
+	for _, p := range []string{"etc", "etc/attestbox"} {
+		if err := a.AddDir(p, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := a.AddFile("etc/attestbox/debug", 0o644, []byte("debug\n")); err != nil {
+		return err
+	}
+	var initrd bytes.Buffer
+	if err := a.Write(&initrd); err != nil {
+		return err
+	}
+	return fakeImage(filepath.Join(dir, "hidden"), "kernel", initrd.String(), "console=ttyS0", func(*image.Record) {})
 }
 
 type rand32 struct{}
