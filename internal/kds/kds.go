@@ -164,6 +164,9 @@ func (c *Cache) fetchVEK(ctx context.Context, product snp.Product, chipID [64]by
 		return nil, fmt.Errorf("%w: %w, and the network is not to be asked", ErrNotFound, why)
 	case c.Allow == nil || !c.Allow(product, chipID):
 		return nil, fmt.Errorf("%w: %w, and the chip is not one that the network may be asked for", ErrNotFound, why)
+	case len(hexID(product, chipID)) != 2*product.ChipIDSize():
+		// Whoever sends it could make as many names of one chip as he likes.
+		return nil, fmt.Errorf("%w: CHIP_ID has bytes that %s does not have", ErrNotFound, product)
 	case !snp.CleanTCB(product, tcb):
 		return nil, fmt.Errorf("%w: TCB 0x%016x has reserved bytes", ErrNotFound, tcb)
 	}

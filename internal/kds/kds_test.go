@@ -159,6 +159,14 @@ func TestNetworkOnlyForAllowedChips(t *testing.T) {
 	if _, _, _, err := cache.VEK(t.Context(), "../../etc", id, tcb); err == nil {
 		t.Error("a product that is a path")
 	}
+	// On Turin 8 bytes name a chip; the other 56 would give one chip 2^448 names,
+	// each with an interval of its own.
+	turin := appraisetest.Mint(appraisetest.Config{Product: snp.Turin})
+	product, id, tcb = subject(turin)
+	id[63] = 1
+	if _, _, _, err := cache.VEK(t.Context(), product, id, tcb); !errors.Is(err, kds.ErrNotFound) {
+		t.Errorf("CHIP_ID with a tail: %v", err)
+	}
 	if n := s.count(""); n != 0 {
 		t.Errorf("the network was asked %d times", n)
 	}
