@@ -32,6 +32,8 @@ var (
 	ErrRefused     = errors.New("refused")
 	ErrLater       = errors.New("not now")
 	ErrUnreachable = errors.New("no server reached")
+	// ErrCertificate is final for this run; certifying mends it.
+	ErrCertificate = errors.New("no valid admission certificate of this machine")
 )
 
 // Config says whom to ask and with what. A server is trusted for a pinned key,
@@ -152,7 +154,7 @@ func (s *session) try(ctx context.Context, attempt func(dial.Addr) error) error 
 		foreign, wait := 0, time.Duration(0)
 		for _, a := range s.addrs {
 			err := attempt(a)
-			if err == nil || errors.Is(err, ErrRefused) {
+			if err == nil || errors.Is(err, ErrRefused) || errors.Is(err, ErrCertificate) {
 				return err
 			}
 			if ended(ctx) && last != nil {

@@ -28,7 +28,7 @@ func (c *Config) serverTrust(role string) (func(*x509.Certificate) error, error)
 			return fmt.Errorf("%w: it presented %s", wire.ErrPin, got)
 		}
 		if err := admission.CheckServing(cert, policy, role, now()); err != nil {
-			return fmt.Errorf("%w %q: %w", wire.ErrUntrusted, role, err)
+			return fmt.Errorf("%w %q: %v", wire.ErrUntrusted, role, err) // its code is for members
 		}
 		return nil
 	}, nil

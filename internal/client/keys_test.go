@@ -1,0 +1,231 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"attestbox/internal/admission"
+	"attestbox/internal/client/domaintest"
+	"attestbox/internal/code"
+	"attestbox/internal/secret"
+	"attestbox/internal/wire"
+)
+
+func keysConfig(t *testing.T, k *domaintest.KeyServer) KeysConfig {
+	own := k.Domain.Member(t, k.Domain.Identity(1, 1), time.Now(), time.Hour)
+	return KeysConfig{Servers: []string{"tcp://k:1"}, Trust: k.Domain.Trust(), Dial: k.Dial,
+		Certificate: func() (*tls.Certificate, error) { return own, nil }}
+}
+
+func TestKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ks := domaintest.New(t, "a.example", time.Now()).NewKeyServer(t, time.Now())
+		cfg := keysConfig(t, ks)
+		learned := int64(0)
+		cfg.Learned = func(at int64, policy uint64) { learned = at }
+		k, err := DialKeys(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		for want := uint64(1); want <= 2; want++ {
+			if v, err := k.Put(t.Context(), "db/password", 0, "blob", secret.Copy([]byte{'s', byte(want)})); err != nil || v != want {
+				t.Fatalf("%d, %v", v, err)
+			}
+		}
+		for v, want := range map[uint64]string{0: "s\x02", 1: "s\x01", 2: "s\x02"} {
+			s, err := k.Get(t.Context(), "db/password", v)
+			if err != nil || string(s.Value.Bytes()) != want {
+				t.Fatalf("version %d: %v, %v", v, s, err)
+			}
+			s.Value.Zero()
+		}
+		if v, err := k.Rotate(t.Context(), "db/password", ""); err != nil || v != 3 {
+			t.Errorf("%d, %v", v, err)
+		}
+		if names, err := k.List(t.Context(), "*"); err != nil || len(names) != 1 || names[0].Version != 3 {
+			t.Errorf("%v, %v", names, err)
+		}
+		if err := k.Delete(t.Context(), "db/password", 0); err != nil {
+			t.Error(err)
+		}
+		// A refused request leaves the connection usable.
+		if _, err := k.Get(t.Context(), "db/password", 0); !errors.Is(err, ErrRefused) {
+			t.Errorf("deleted, yet %v", err)
+		}
+		if _, err := k.List(t.Context(), "*"); err != nil || ks.Dialled() != 1 {
+			t.Errorf("%v on %d connections", err, ks.Dialled())
+		}
+		if learned != time.Now().Unix() {
+			t.Errorf("learned %d", learned)
+		}
+	})
+}
+
+// Attacks on who answers and who asks.
+func TestKeysPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		d, other := domaintest.New(t, "a.example", now), domaintest.New(t, "b.example", now)
+		for name, tt := range map[string]struct {
+			server *tls.Certificate
+			own    *tls.Certificate
+			trust  func(*admission.Trust)
+			now    func() time.Time
+			want   error
+			code   code.Code
+		}{
+			"admitted VM poses as the key server":   {server: d.Member(t, d.Identity(1, 1), now, time.Hour), want: ErrRefused, code: code.AdmissionRole},
+			"role of another server":                {server: d.Member(t, d.Identity(1, 1, wire.RolePolicyServer), now, time.Hour), want: ErrRefused, code: code.AdmissionRole},
+			"key server of another domain":          {server: other.Member(t, other.Identity(1, 1, wire.RoleKeyServer), now, time.Hour), want: ErrRefused, code: code.AdmissionBad},
+			"key server under an old policy":        {trust: func(t *admission.Trust) { t.MinPolicyVersion = 2 }, want: ErrUnreachable},
+			"key server taken back":                 {trust: func(t *admission.Trust) { t.Revoked = func(*admission.Identity) bool { return true } }, want: ErrRefused, code: code.AdmissionRevoked},
+			"expired key server":                    {server: d.Member(t, d.Identity(1, 1, wire.RoleKeyServer), now.Add(-2*time.Hour), time.Hour), want: ErrUnreachable},
+			"own certificate of another domain":     {own: other.Member(t, other.Identity(1, 1), now, time.Hour), want: ErrRefused, code: code.AdmissionRefused},
+			"own certificate expired":               {own: d.Member(t, d.Identity(1, 1), now.Add(-2*time.Hour), time.Hour), want: ErrCertificate, code: code.AdmissionValidity},
+			"clock set back, expired, floor raised": {own: d.Member(t, d.Identity(1, 1), now, time.Hour), now: func() time.Time { return now.Add(2 * time.Hour) }, want: ErrCertificate},
+		} {
+			ks := d.NewKeyServer(t, now)
+			ks.Put("a", []byte("secret"))
+			if tt.server != nil {
+				ks.Cert = tt.server
+			}
+			cfg := keysConfig(t, ks)
+			if tt.own != nil {
+				cfg.Certificate = func() (*tls.Certificate, error) { return tt.own, nil }
+			}
+			if tt.trust != nil {
+				tt.trust(cfg.Trust)
+			}
+			cfg.Now = tt.now
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			s, err := Fetch(ctx, cfg, "a", 0)
+			cancel()
+			if err == nil {
+				t.Errorf("%s: got %q", name, s.Value.Bytes())
+				continue
+			}
+			c, _ := code.Of(err)
+			if !errors.Is(err, tt.want) || tt.code != "" && c != tt.code {
+				t.Errorf("%s: %v (%s)", name, err, c)
+			}
+		}
+	})
+}
+
+// An answer about another secret is not taken for the one that was asked for.
+func TestKeysAnswerIsChecked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ks := domaintest.New(t, "a.example", time.Now()).NewKeyServer(t, time.Now())
+		for name, reply := range map[string]*wire.KeyReply{
+			"another name":    {Name: "b", Version: 1, Value: []byte("x")},
+			"another version": {Name: "a", Version: 2, Value: []byte("x")},
+			"no version":      {Name: "a", Value: []byte("x")},
+		} {
+			ks.Answer = func(*admission.Identity, *wire.KeyRequest) *wire.KeyReply { return reply }
+			k, err := DialKeys(t.Context(), keysConfig(t, ks))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s, err := k.Get(t.Context(), "a", 1); !errors.Is(err, wire.ErrMalformed) {
+				t.Errorf("%s: %v, %v", name, s, err)
+			}
+			k.Close()
+		}
+	})
+}
+
+func TestWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ks := domaintest.New(t, "a.example", time.Now()).NewKeyServer(t, time.Now())
+		ks.Put("a", []byte("one"))
+		var got []string
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		cfg := keysConfig(t, ks)
+		go func() {
+			done <- Watch(ctx, cfg, "a", func(s *Secret) error {
+				got = append(got, string(s.Value.Bytes()))
+				return nil
+			})
+		}()
+		synctest.Wait()
+		ks.Put("a", []byte("two"))
+		synctest.Wait()
+		ks.Drop()
+		time.Sleep(time.Minute) // of fake time: a reconnection with its backoff
+		synctest.Wait()
+		ks.Put("a", []byte("three"))
+		synctest.Wait()
+		if !slices.Equal(got, []string{"one", "two", "three"}) || ks.Dialled() != 2 {
+			t.Errorf("%q on %d connections", got, ks.Dialled())
+		}
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) && !errors.Is(err, ErrUnreachable) {
+			t.Error(err)
+		}
+	})
+}
+
+// A watch ends with the certificate, unless there is a new one by then.
+func TestWatchEndsWithCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ks := domaintest.New(t, "a.example", time.Now()).NewKeyServer(t, time.Now())
+		ks.Put("a", []byte("one"))
+		cfg := keysConfig(t, ks)
+		begin := time.Now()
+		err := Watch(t.Context(), cfg, "a", func(*Secret) error { return nil })
+		if lived := time.Since(begin); !errors.Is(err, ErrCertificate) || lived < 50*time.Minute || lived > 65*time.Minute {
+			t.Errorf("%v after %v", err, lived)
+		}
+
+		own := ks.Domain.Member(t, ks.Domain.Identity(1, 1), time.Now(), time.Hour)
+		ks.Cert = ks.Domain.Member(t, ks.Domain.Identity(9, 9, wire.RoleKeyServer), time.Now(), 4*time.Hour)
+		renew := time.Now().Add(40 * time.Minute)
+		cfg.Certificate = func() (*tls.Certificate, error) {
+			if time.Now().After(renew) {
+				renew = time.Now().Add(24 * time.Hour)
+				own = ks.Domain.Member(t, ks.Domain.Identity(1, 1), time.Now(), time.Hour)
+			}
+			return own, nil
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Minute)
+		defer cancel()
+		if err := Watch(ctx, cfg, "a", func(*Secret) error { return nil }); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("with a renewed certificate: %v", err)
+		}
+	})
+}
+
+func TestWatchRefusedAndUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ks := domaintest.New(t, "a.example", time.Now()).NewKeyServer(t, time.Now())
+		if err := Watch(t.Context(), keysConfig(t, ks), "absent", func(*Secret) error { return nil }); !errors.Is(err, ErrRefused) {
+			t.Error(err)
+		}
+		ks.Put("a", []byte("one"))
+		broken := errors.New("the disk is full")
+		if err := Watch(t.Context(), keysConfig(t, ks), "a", func(*Secret) error { return broken }); !errors.Is(err, broken) || strings.Contains(err.Error(), "refused") {
+			t.Error(err)
+		}
+		// Policy takes the right away while a watch is open.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour/2)
+		defer cancel()
+		err := Watch(ctx, keysConfig(t, ks), "a", func(*Secret) error {
+			ks.Answer = func(*admission.Identity, *wire.KeyRequest) *wire.KeyReply {
+				return &wire.KeyReply{Code: code.LaunchRefused}
+			}
+			go ks.Put("a", []byte("two"))
+			return nil
+		})
+		if c, _ := code.Of(err); !errors.Is(err, ErrRefused) || c != code.LaunchRefused {
+			t.Error(err)
+		}
+	})
+}
