@@ -68,7 +68,11 @@ id=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')
 echo "    verifier's pin $pin"
 echo "    instance ID    $id"
 # A free port: the verifier takes one and says which.
-run "$bin/attestbox" verifier serve "${seal[@]}" -listen "tcp://127.0.0.1:$port" >"$out/verifier.log" 2>&1 &
+# (Not by way of run: the process in the background has to be the verifier itself,
+# which ends with the demo, and not a shell around it.)
+serve=("$bin/attestbox" verifier serve "${seal[@]}" -listen "tcp://127.0.0.1:$port")
+[ -z "$verbose" ] || printf '  $ %s &\n' "${serve[*]}"
+"${serve[@]}" >"$out/verifier.log" 2>&1 &
 verifier_pid=$!
 address=
 for _ in $(seq 1 300); do
