@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"attestbox/internal/code"
+	"attestbox/internal/platform/sevguest"
 )
 
 // mountPoint is one file system of the kernel's that init mounts.
@@ -79,6 +80,21 @@ func (in *Init) mountEarly() error {
 	for _, m := range earlyMounts {
 		if err := in.mount(m); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// rootsAlone closes the ways to the secure processor to everybody but root
+// (DESIGN section 10): whoever can ask for a report can speak as this VM. It is
+// what kernels do by themselves today.
+func (in *Init) rootsAlone() error {
+	for _, f := range []struct {
+		name string
+		mode os.FileMode
+	}{{sevguest.DevicePath, 0o600}, {configfsMount.target, 0o700}} {
+		if err := os.Chmod(in.path(f.name), f.mode); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return code.Wrap(code.BootMount, fmt.Errorf("closing %s to other users: %w", f.name, err))
 		}
 	}
 	return nil

@@ -26,6 +26,9 @@ func (in *Init) prepare(ctx context.Context) error {
 	if err := in.mount(configfsMount); err != nil {
 		in.log.debug("mount", "%v", err)
 	}
+	if err := in.rootsAlone(); err != nil {
+		return err
+	}
 	if err := within(ctx, in.sys.Random); err != nil {
 		return code.Wrap(code.BootRandom, fmt.Errorf("waiting for the kernel's random number generator: %w", err))
 	}

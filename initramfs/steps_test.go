@@ -19,6 +19,7 @@ import (
 	"attestbox/initramfs/config"
 	"attestbox/internal/code"
 	"attestbox/internal/platform"
+	"attestbox/internal/platform/sevguest"
 	"attestbox/internal/secret"
 	"attestbox/internal/wire"
 )
@@ -399,3 +400,26 @@ func TestStuckStepStartsNothing(t *testing.T) {
 type nopPlatform struct{ platform.Platform }
 
 func (nopPlatform) Close() error { return nil }
+
+// Nobody but root reaches the secure processor, whatever the kernel's modes are.
+func TestSecureProcessorIsRootsAlone(t *testing.T) {
+	in, _, _ := fakeInit(t)
+	if err := in.rootsAlone(); err != nil {
+		t.Errorf("a VM without it: %v", err)
+	}
+	put(t, in, sevguest.DevicePath, "")
+	put(t, in, configfsMount.target+"/tsm/report/x", "")
+	if err := os.Chmod(in.path(sevguest.DevicePath), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	in.cfg = &config.Config{}
+	in.deps.network = func(context.Context) (string, error) { return "none", nil }
+	if err := in.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]os.FileMode{sevguest.DevicePath: 0o600, configfsMount.target: 0o700} {
+		if st, err := os.Stat(in.path(name)); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", name, st.Mode(), err)
+		}
+	}
+}
