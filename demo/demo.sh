@@ -54,8 +54,13 @@ step kernel "getting Debian's stock cloud kernel (not installed, apt sources unt
 eval "$(scripts/kernel.sh)"
 echo "    ${ATTESTBOX_KERNEL##*/}"
 
+# Only what an earlier demo left is deleted.
+if [ -e "$out" ] && [ "$out" != "$root/out/demo" ] && [ ! -e "$out/.attestbox-demo" ]; then
+  fail "$out exists and is not from a demo: name a new folder in ATTESTBOX_DEMO_DIR"
+fi
 rm -rf "$out"
 mkdir -p "$out"
+: >"$out/.attestbox-demo"
 bin=$root/bin
 seal=(-state "$out/verifier" -seal-key "$secrets/seal.key")
 (umask 077 && head -c 32 /dev/urandom >"$secrets/seal.key")
