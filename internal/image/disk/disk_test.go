@@ -309,6 +309,7 @@ func TestRefusesHostileTarballs(t *testing.T) {
 		"line end":         {{Name: "a\nrm /etc", Typeflag: tar.TypeReg}},
 		"unknown type":     {{Name: "a", Typeflag: 'Z'}},
 		"nothing":          nil,
+		"long name":        {{Name: strings.Repeat("a/", 4000) + "x", Typeflag: tar.TypeReg}},
 	} {
 		img := filepath.Join(t.TempDir(), "disk.img")
 		_, err := Build(context.Background(), testKey(t), Options{From: writeFile(t, tarOf(t, true, hdrs...)), Out: img, Size: 24 << 20})
@@ -390,5 +391,55 @@ func BenchmarkEncrypt(b *testing.B) {
 		if err := encrypt(context.Background(), out, f, v, size, func(string, int64, int64) {}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A tarball that stands for more than the image holds fills no memory: a bomb
+// of zeros, and one of names.
+func TestTarballIsBounded(t *testing.T) {
+	needTools(t)
+	const size = 24 << 20
+	temp, err := os.MkdirTemp("/dev/shm", "attestbox-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(temp)
+	write := func(fill func(w *tar.Writer)) string {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		w := tar.NewWriter(z)
+		fill(w)
+		z.Close() // the tarball may end early: what is before is enough
+		return writeFile(t, b.Bytes())
+	}
+	for name, from := range map[string]string{
+		"contents": write(func(w *tar.Writer) {
+			for i := range 64 {
+				if err := w.WriteHeader(&tar.Header{Name: strconv.Itoa(i), Typeflag: tar.TypeReg, Size: 1 << 20}); err != nil {
+					t.Fatal(err)
+				}
+				w.Write(make([]byte, 1<<20))
+			}
+		}),
+		"one huge file": write(func(w *tar.Writer) {
+			if err := w.WriteHeader(&tar.Header{Name: "huge", Typeflag: tar.TypeReg, Size: 1 << 50}); err != nil {
+				t.Fatal(err)
+			}
+		}),
+		"names": write(func(w *tar.Writer) {
+			for i := range size/256 + 1 {
+				if err := w.WriteHeader(&tar.Header{Name: strconv.Itoa(i), Typeflag: tar.TypeFifo}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}),
+	} {
+		_, err := openTar(from, temp, size)
+		if !errors.Is(err, ErrSource) || !strings.Contains(err.Error(), "do not fit") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

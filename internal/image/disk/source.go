@@ -28,14 +28,15 @@ type source struct {
 	close   func()
 }
 
-// openSource takes a folder as it is and unpacks a tarball.
-func openSource(from, temp string) (*source, error) {
+// openSource takes a folder as it is and unpacks a tarball, of which at most
+// size bytes go to memory.
+func openSource(from, temp string, size int64) (*source, error) {
 	st, err := os.Stat(from)
 	if err != nil {
 		return nil, fmt.Errorf("reading source: %w", err)
 	}
 	if !st.IsDir() {
-		return openTar(from, temp)
+		return openTar(from, temp, size)
 	}
 	if from, err = filepath.EvalSymlinks(from); err != nil { // WalkDir does not follow
 		return nil, fmt.Errorf("reading source: %w", err)

@@ -23,7 +23,7 @@ import (
 
 // openTar unpacks a tarball below a tmpfs folder; only names and contents go
 // there, owners, modes and devices are set by debugfs.
-func openTar(from, temp string) (_ *source, err error) {
+func openTar(from, temp string, size int64) (_ *source, err error) {
 	if temp == "" {
 		temp = "/dev/shm"
 	}
@@ -58,7 +58,7 @@ func openTar(from, temp string) (_ *source, err error) {
 		return nil, fmt.Errorf("unpacking %q: %w", from, err)
 	}
 	defer root.Close()
-	u := &unpacker{root: root, top: top, entries: map[string]*entry{}}
+	u := &unpacker{root: root, top: top, left: size, entries: map[string]*entry{}}
 	u.entries["/"] = &entry{path: "/", mode: fs.ModeDir | 0o755}
 	if err := u.all(tar.NewReader(r)); err != nil {
 		return nil, fmt.Errorf("unpacking %q: %w", from, err)
@@ -98,6 +98,24 @@ type unpacker struct {
 	top     string
 	entries map[string]*entry // one per inode: hard links are their target's
 	xattrs  int
+	left    int64 // bytes of the image that are not spoken for
+}
+
+// What one entry takes at least, in bytes: its inode; and the longest path
+// that Linux takes.
+const (
+	perEntry = 256
+	maxPath  = 4096
+)
+
+// take counts bytes against the image's size. A few bytes of a compressed
+// tarball, or a sparse file, can stand for more than there is memory.
+func (u *unpacker) take(n int64) error {
+	if n > u.left {
+		return fmt.Errorf("%w: the contents up to here do not fit in the image", ErrSource)
+	}
+	u.left -= n
+	return nil
 }
 
 func (u *unpacker) all(t *tar.Reader) error {
@@ -117,6 +135,9 @@ func (u *unpacker) all(t *tar.Reader) error {
 
 // clean is the entry's path from the image's root, refusing "..".
 func clean(name string) (string, error) {
+	if len(name) > maxPath {
+		return "", fmt.Errorf("%w: name of %d bytes", ErrSource, len(name))
+	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
 			return "", fmt.Errorf("%w: name leads upwards", ErrSource)
@@ -131,6 +152,9 @@ func (u *unpacker) one(r io.Reader, h *tar.Header) error {
 	}
 	p, err := clean(h.Name)
 	if err != nil {
+		return err
+	}
+	if err := u.take(perEntry + h.Size); err != nil {
 		return err
 	}
 	const maxID = 1<<32 - 2
@@ -206,6 +230,9 @@ func (u *unpacker) parents(dir string, mtime time.Time) error {
 	if err := u.parents(path.Dir(dir), mtime); err != nil {
 		return err
 	}
+	if err := u.take(perEntry); err != nil {
+		return err
+	}
 	u.entries[dir] = &entry{path: dir, mode: fs.ModeDir | 0o755, mtime: mtime}
 	return u.root.Mkdir(strings.TrimPrefix(dir, "/"), 0o700)
 }
@@ -228,6 +255,9 @@ func (u *unpacker) xattr(e *entry, pax map[string]string) error {
 		}
 		file := filepath.Join(u.top, "xattr"+strconv.Itoa(u.xattrs))
 		u.xattrs++
+		if err := u.take(int64(len(pax[k]))); err != nil {
+			return err
+		}
 		if err := os.WriteFile(file, []byte(pax[k]), 0o600); err != nil {
 			return err
 		}
