@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,6 +69,11 @@ func everything() []string {
 	return []string{"server/", prefixBoots, prefixInstance, prefixSecrets, prefixSpent}
 }
 
+// known says whether a backup holds values of this name.
+func known(key string) bool {
+	return slices.ContainsFunc(everything(), func(p string) bool { return strings.HasPrefix(key, p) })
+}
+
 // Backup encrypts the whole state to a recipient.
 func (st *State) Backup(ctx context.Context, to hpke.PublicKey, now time.Time) ([]byte, error) {
 	g := &growing{s: secret.New(64 << 10)}
@@ -77,6 +83,14 @@ func (st *State) Backup(ctx context.Context, to hpke.PublicKey, now time.Time) (
 	}
 	if err := g.put(binary.LittleEndian.AppendUint64(nil, uint64(now.Unix()))); err != nil {
 		return nil, err
+	}
+	if err := st.s.All(ctx, "", func(key string) error {
+		if !known(key) && !strings.HasPrefix(key, "meta/") {
+			return fmt.Errorf("the state holds %.80q, which this program does not back up", key)
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("making a backup: %w", err)
 	}
 	for _, prefix := range everything() {
 		if err := st.s.All(ctx, prefix, func(key string) error {
@@ -181,11 +195,7 @@ func parseBackup(b []byte) (entries []entry, made time.Time, err error) {
 		if err != nil {
 			return nil, made, err
 		}
-		known := false
-		for _, p := range everything() {
-			known = known || strings.HasPrefix(key, p)
-		}
-		if !known || seen[key] || store.Check(key, value) != nil {
+		if !known(key) || seen[key] || store.Check(key, value) != nil {
 			return nil, made, fmt.Errorf("%w: entry %.80q", ErrBackup, key)
 		}
 		seen[key] = true

@@ -155,3 +155,27 @@ func FuzzParseBackup(f *testing.F) {
 		}
 	})
 }
+
+// A value that a backup would leave out makes no backup: what is missing would
+// be noticed when it is needed.
+func TestBackupIsOfEverything(t *testing.T) {
+	w := newWorld(t, nil)
+	w.add(newID(), Takeover)
+	_, public, err := recipient.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := recipient.ParsePublic(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.state.Backup(t.Context(), to, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.state.s.Create(t.Context(), "novelty/1", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.state.Backup(t.Context(), to, time.Now()); err == nil || !strings.Contains(err.Error(), "novelty/1") {
+		t.Errorf("a backup that leaves a value out: %v", err)
+	}
+}

@@ -223,6 +223,9 @@ func (a *SNPAppraiser) endorsements(ctx context.Context, e *Evidence, r *rules) 
 			return out, false, nil
 		}
 	}
+	if r.policy.RequireCRL {
+		out.CRL = nil // a list that the policy needs is our own, not the host's old one
+	}
 	if a.source == nil || product == "" {
 		return out, out.VEK == nil, nil
 	}
@@ -240,7 +243,7 @@ func (a *SNPAppraiser) endorsements(ctx context.Context, e *Evidence, r *rules) 
 	if err != nil {
 		return out, false, fmt.Errorf("reading the revocation list of %s: %w", product, err)
 	}
-	if own != nil || r.policy.RequireCRL {
+	if own != nil {
 		out.CRL = own
 	}
 	return out, false, nil

@@ -60,3 +60,34 @@ func TestKeptEndorsements(t *testing.T) {
 	}
 	p.Zero()
 }
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// A list that the policy requires is the verifier's own: the host would send an
+// old one that lacks its key.
+func TestRequiredCRLIsNotTheHosts(t *testing.T) {
+	hosts := []wire.Endorsement{{Kind: "vek", DER: []byte("vek")}, {Kind: "crl", DER: []byte("old")}}
+	for _, source := range []EndorsementSource{nil, must(kds.Open(kds.Config{Dir: filepath.Join(t.TempDir(), "kds")}))} {
+		for _, require := range []bool{false, true} {
+			w := newWorld(t, nil)
+			report := must(w.guest(newID(), nil).Report([64]byte{}, 0))
+			a := must(NewSNPAppraiser(t.Context(), w.state, noAMD, source))
+			r := *must(a.current(t.Context()))
+			policy := *r.policy
+			policy.RequireCRL = require
+			r.policy = &policy
+			e, missing, err := a.endorsements(t.Context(), &Evidence{Report: report, Endorsements: hosts}, &r)
+			if err != nil || missing || string(e.VEK) != "vek" {
+				t.Fatalf("%v, %v, %q", err, missing, e.VEK)
+			}
+			if (len(e.CRL) == 0) != require {
+				t.Errorf("required %v, source %v: the list is %q", require, source != nil, e.CRL)
+			}
+		}
+	}
+}
