@@ -59,6 +59,15 @@ const (
 	DMUnavailable    Code = "dm-unavailable"
 	DMTable          Code = "dm-table"
 
+	// attestd
+	AttestdBusy       Code = "attestd-busy"
+	AttestdCaller     Code = "attestd-caller"
+	AttestdMalformed  Code = "attestd-malformed"
+	AttestdNoIdentity Code = "attestd-no-identity"
+	AttestdServer     Code = "attestd-server"
+	AttestdUnmeasured Code = "attestd-unmeasured"
+	AttestdUnseal     Code = "attestd-unseal"
+
 	// launch digests
 	MeasureFirmware Code = "measure-firmware"
 	MeasureNoHashes Code = "measure-no-kernel-hashes"
@@ -242,6 +251,14 @@ var table = map[Code]string{
 	ImageModule:     "a kernel module that the image needs is missing",
 	ImagePrivateKey: "an input of the image is or holds a private key",
 	ImageRefused:    "an input has no place in an image",
+
+	AttestdBusy:       "attestd has too much to do, or this user asks too often",
+	AttestdCaller:     "attestd cannot tell which program asks",
+	AttestdMalformed:  "a message to or from attestd does not follow its protocol",
+	AttestdNoIdentity: "attestd has no store or no valid certificate, so it can neither seal nor sign",
+	AttestdServer:     "what listens on attestd's socket is not run by root",
+	AttestdUnmeasured: "the calling program is not measured and may only attest",
+	AttestdUnseal:     "sealed data does not open for this program, user and context",
 
 	MeasureFirmware: "the firmware image is malformed or has no SEV metadata, so that no launch digest exists",
 	MeasureNoHashes: "the firmware cannot hash a kernel, so that a launch digest would not cover it",
