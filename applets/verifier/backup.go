@@ -60,6 +60,13 @@ func runBackup(ctx context.Context, env *applet.Env, args []string) error {
 	if err != nil {
 		return applet.WithHint(fmt.Errorf("%q: %w", *pubFile, err), "make a key pair with: verifier backup-key -out FILE")
 	}
+	if *out != "-" {
+		if in, err := lies(sf.dir, filepath.Dir(*out)); err != nil {
+			return fmt.Errorf("writing the backup: %w", err)
+		} else if in {
+			return fs.Usage("-out %q lies in the state folder, and would be lost with it", *out)
+		}
+	}
 	st, err := sf.open(ctx, env)
 	if err != nil {
 		return err

@@ -88,41 +88,54 @@ func outside(dir, file string) error {
 		return applet.WithHint(applet.Refused(code.SealKey, fmt.Errorf("the seal key %q lies in the state folder: a copy of the folder would open itself", file)),
 			"keep it elsewhere, for example as a systemd credential")
 	}
-	realFile, err := filepath.EvalSymlinks(file)
+	in, err := lies(dir, file)
 	if err != nil {
 		return fmt.Errorf("reading the seal key: %w", err)
 	}
-	if realFile, err = filepath.Abs(realFile); err != nil {
-		return err
-	}
-	realDir, err := filepath.EvalSymlinks(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		realDir, err = dir, nil // init: nothing can lie in it yet
-	}
-	if err != nil {
-		return err
-	}
-	if realDir, err = filepath.Abs(realDir); err != nil {
-		return err
-	}
-	if rel, err := filepath.Rel(realDir, realFile); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+	if in {
 		return refuse()
 	}
 	// A hard link has no real path.
-	want, err := os.Stat(realFile)
+	want, err := os.Stat(file)
 	if err != nil {
 		return fmt.Errorf("reading the seal key: %w", err)
 	}
-	entries, err := os.ReadDir(realDir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for _, e := range entries {
-		if st, err := os.Stat(filepath.Join(realDir, e.Name())); err == nil && os.SameFile(st, want) {
+	return filepath.WalkDir(dir+"/.", func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // no state yet, or a file that a running server removed
+		}
+		if err != nil {
+			return err
+		}
+		if st, err := os.Stat(path); err == nil && os.SameFile(st, want) {
 			return refuse()
 		}
+		return nil
+	})
+}
+
+// lies says whether path, which exists, is dir or something in it, by their real
+// paths. A dir that does not exist holds nothing.
+func lies(dir, path string) (bool, error) {
+	path, err := realPath(path)
+	if err != nil {
+		return false, err
 	}
-	return nil
+	if dir, err = realPath(dir); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../"), nil
+}
+
+func realPath(path string) (string, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(path)
 }
 
 // readSecret reads a file, or stdin for "-".
