@@ -37,6 +37,7 @@ type Admitted struct {
 	Proof    string              // human-readable, as the server logged it
 
 	StoreSecret *secret.Bytes // this instance's share of its stores in the domain
+	EscrowKey   []byte        // HPKE public key for escrow copies of store keys; empty if the server keeps none
 	StoreEpoch  uint64        // the highest epoch that the instance has proved to the server
 
 	Time             int64 // the server's clock, Unix seconds
@@ -160,9 +161,15 @@ func (c *certifier) exchange(ctx context.Context, a dial.Addr) (_ *Admitted, err
 		return nil, fmt.Errorf("%s: %w", a, err)
 	}
 	defer payload.Zero()
+	var escrow []byte
+	for _, s := range payload.Secrets {
+		if s.Name == wire.EscrowKeyName {
+			escrow = bytes.Clone(s.Value.Bytes())
+		}
+	}
 	return &Admitted{
 		Chain: answer.Chain, Identity: id, Proof: answer.Proof,
-		StoreSecret: secret.Copy(payload.DiskKey.Bytes()), StoreEpoch: payload.Boot,
+		StoreSecret: secret.Copy(payload.DiskKey.Bytes()), EscrowKey: escrow, StoreEpoch: payload.Boot,
 		Time: answer.Time, MinPolicyVersion: answer.MinPolicyVersion,
 		Exchange: challenge.Exchange, Server: a.String(),
 	}, nil

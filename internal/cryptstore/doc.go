@@ -20,7 +20,7 @@
 //	offset  size  field
 //	0       8     magic "ABXCRYPT"
 //	8       4     format version, 1
-//	12      8     epoch: 1 at creation, one more with every write
+//	12      8     epoch: 1 or more at creation, one more with every write
 //	20      16    store ID, random
 //	36      1+n   name: length and bytes
 //	        1+n   kind of the seal: "key-file", "amd-sev-snp", "simulated-enclave"

@@ -29,7 +29,8 @@ type Sealer interface {
 // Options of Create and Open; the zero value is fine.
 type Options struct {
 	// MinEpoch is the least epoch that Open accepts: ErrRollback below it.
-	// Whoever keeps it elsewhere notices that the state was set back.
+	// Whoever keeps it elsewhere notices that the state was set back. Create
+	// begins above it, so that a new store counts as newer than a lost one.
 	MinEpoch uint64
 	// Aside opens a store that SetAside moved to this number, 1 and above.
 	Aside int
@@ -80,7 +81,7 @@ func newStore(raw store.Store, name string, key *secret.Bytes, o Options) *Store
 // Create makes an empty store: store.ErrExists if the name is taken. It takes
 // raw over; on error the caller still owns it.
 func Create(ctx context.Context, raw store.Store, name string, by Sealer, o Options) (*Store, error) {
-	h := &Header{Epoch: 1, Binding: Binding{Name: name}}
+	h := &Header{Epoch: o.MinEpoch + 1, Binding: Binding{Name: name}}
 	random(h.ID[:])
 	if err := CheckName(name); err != nil {
 		return nil, err

@@ -45,6 +45,11 @@ type CertifyBegin struct {
 	StoreEpoch uint64 `json:"store_epoch"`
 }
 
+// EscrowKeyName names, among the secrets of an admission's payload, the HPKE
+// public key to which clients wrap the escrow copies of their store keys. It is
+// no secret, but it is to be authentic.
+const EscrowKeyName = "escrow-key"
+
 // Admission answers evidence (policy server to client).
 type Admission struct {
 	Type             string     `json:"type"`

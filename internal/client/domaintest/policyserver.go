@@ -2,6 +2,7 @@ package domaintest
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"math/big"
@@ -51,7 +52,7 @@ func (d *Domain) NewPolicyServer(t testing.TB) *PolicyServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &PolicyServer{T: t, Domain: d, Share: []byte("0123456789abcdef0123456789abcdef"), Validity: admission.DefaultValidity, Now: time.Now,
+	return &PolicyServer{T: t, Domain: d, Share: newShare(), Validity: admission.DefaultValidity, Now: time.Now,
 		Cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}
 }
 
@@ -161,4 +162,10 @@ func (p *PolicyServer) Serve(raw net.Conn) {
 		p.Change(answer, t)
 	}
 	wire.Write(conn, answer)
+}
+
+func newShare() []byte {
+	b := make([]byte, 32)
+	rand.Read(b)
+	return b
 }
