@@ -2,8 +2,10 @@ package snpsim
 
 import (
 	"context"
+	"errors"
 
 	"attestbox/internal/platform"
+	"attestbox/internal/secret"
 	"attestbox/internal/wire"
 )
 
@@ -34,3 +36,17 @@ func (s simPlatform) Report(ctx context.Context, reportData [64]byte) (*platform
 }
 
 func (s simPlatform) Close() error { return nil }
+
+// DeriveKey is platform.KeyDeriver's.
+func (s simPlatform) DeriveKey(ctx context.Context, q platform.KeyRequest) (*secret.Bytes, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	key, err := s.g.DerivedKey(KeyRequest{
+		RootKeySelect: q.RootKeySelect, GuestFieldSelect: q.FieldSelect, VMPL: q.VMPL, GuestSVN: q.GuestSVN, TCBVersion: q.TCBVersion,
+	})
+	if err != nil {
+		return nil, errors.Join(platform.ErrKeyRefused, err)
+	}
+	return secret.Take(key[:]), nil
+}
