@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -333,5 +334,56 @@ func TestDecommissionedForGood(t *testing.T) {
 	}
 	if _, err := w.state.secrets(ctx, id); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("secrets after erasing: %v", err)
+	}
+}
+
+// meanwhile is an appraiser that takes its time: something happens before it
+// answers.
+type meanwhile struct {
+	Appraiser
+	f func()
+}
+
+func (m *meanwhile) Appraise(ctx context.Context, e *Evidence) *Verdict {
+	v := m.Appraiser.Appraise(ctx, e)
+	m.f()
+	return v
+}
+
+// What the owner decides during an appraisal counts for its release.
+func TestDecidedDuringAppraisal(t *testing.T) {
+	m := &meanwhile{f: func() {}}
+	w := newWorld(t, func(o *Options) { m.Appraiser, o.Appraiser = o.Appraiser, m })
+	id := newID()
+	w.add(id, Takeover)
+	m.f = func() {
+		m.f = func() {}
+		if err := w.state.UpdateInstance(t.Context(), id, func(i *Instance) error {
+			i.Measurements = []Measurement{{Digest: strings.Repeat("ab", 48)}}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	ask := func() error {
+		c := w.begin(id)
+		c.send(c.evidence(w.guest(id, nil)))
+		_, err := c.release()
+		return err
+	}
+	if ans, ok := ask().(*wire.AnswerError); !ok || ans.Code != code.VerifierBusy {
+		t.Errorf("digests changed during the appraisal: %v", ans)
+	}
+	id = newID()
+	w.add(id, Takeover)
+	m.f = func() {
+		m.f = func() {}
+		if err := w.state.Decommission(t.Context(), id, time.Now(), false); err != nil {
+			t.Error(err)
+		}
+	}
+	w.refused("decommissioned during the appraisal", ask(), code.InstanceDecommissioned)
+	if b, err := w.state.Boots(t.Context(), id); err != nil || b.Issued != 0 {
+		t.Errorf("boots %+v, %v", b, err)
 	}
 }

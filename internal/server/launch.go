@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"attestbox/internal/code"
@@ -136,6 +137,19 @@ func (s *Server) decide(ctx context.Context, x *exchange, t *wire.Transcript, ev
 	if !s.ids.take(t.ID.String(), time.Now()) {
 		s.later(x, d, code.VerifierBusy, 15, "this instance asks too often")
 		return false
+	}
+	// The appraisal may have taken seconds, with the fetch of a certificate in it;
+	// what the owner decided meanwhile counts.
+	switch now, err := s.State.Instance(ctx, t.ID); {
+	case err != nil:
+		return s.fault(x, d, err)
+	case now.Decommissioned != 0:
+		return refuse(code.InstanceDecommissioned, "the instance is decommissioned")
+	case !slices.Equal(now.Measurements, inst.Measurements):
+		s.later(x, d, code.VerifierBusy, 1, "the instance's launch digests were changed during the exchange")
+		return false
+	default:
+		inst = now
 	}
 	g, err := s.State.Grant(ctx, inst, v.ReportID, d.Measurement, x.id.String(), now)
 	switch {
