@@ -28,11 +28,11 @@ func (c *conn) Read(b []byte) (int, error) {
 	// passes are closed by the kernel, and their loss shows as MSG_CTRUNC.
 	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
 	n, oobn, flags, _, err := c.ReadMsgUnix(b, oob)
-	if err != nil {
-		return n, err
-	}
-	if n == 0 {
+	switch {
+	case errors.Is(err, io.EOF) || err == nil && n == 0:
 		return 0, io.EOF
+	case err != nil:
+		return 0, err
 	}
 	if flags&unix.MSG_CTRUNC != 0 {
 		return 0, fmt.Errorf("%w: more than data was sent", ErrMalformed)
