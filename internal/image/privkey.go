@@ -2,11 +2,16 @@ package image
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 )
 
 // ErrPrivateKey is an input that is a private key or holds one.
@@ -17,17 +22,53 @@ func refuseKey(name string, data []byte) error {
 	if why == "" {
 		why = findRaw(name, data)
 	}
+	if why == "" {
+		if why = PrivateKey(unpacked(data)); why != "" {
+			why += ", compressed"
+		}
+	}
 	if why != "" {
 		return fmt.Errorf("%w: %q %s", ErrPrivateKey, name, why)
 	}
 	return nil
 }
 
+// maxUnpacked bounds what is searched of a compressed file, in bytes.
+const maxUnpacked = 64 << 20
+
+// unpacked is the start of what a gzip, zstd or xz file holds, as far as it
+// reads; nil for another kind of file. Of a tarball the text forms of keys are
+// found that way too.
+func unpacked(data []byte) []byte {
+	var r io.Reader
+	var err error
+	switch {
+	case bytes.HasPrefix(data, []byte{0x1f, 0x8b}):
+		r, err = gzip.NewReader(bytes.NewReader(data))
+	case bytes.HasPrefix(data, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		var z *zstd.Decoder
+		if z, err = zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxUnpacked)); err == nil {
+			defer z.Close()
+			r = z
+		}
+	case bytes.HasPrefix(data, []byte("\xfd7zXZ\x00")):
+		r, err = (xz.ReaderConfig{DictCap: 1 << 16}).NewReader(bytes.NewReader(data))
+	default:
+		return nil
+	}
+	if err != nil {
+		return nil
+	}
+	out, _ := io.ReadAll(io.LimitReader(r, maxUnpacked)) // a broken end hides nothing before it
+	return out
+}
+
 // PrivateKey says what private key data is or holds, as the end of a sentence,
 // and "" if none is recognised. Text forms are found anywhere, also inside a
 // program; binary forms are found where they are the whole file. It does not
 // look into compressed data or archives, and raw random bytes have no form that
-// could be recognised: for them there is the guess of findRaw.
+// could be recognised: for them there is the guess of findRaw. refuseKey looks
+// into one layer of compression before it asks.
 func PrivateKey(data []byte) string { return privateKey(data, 1) }
 
 func privateKey(data []byte, depth int) string {

@@ -1,7 +1,9 @@
 package image
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -12,11 +14,15 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 
 	"attestbox/internal/store/bolt"
 	"attestbox/internal/testenv"
@@ -195,6 +201,38 @@ func TestRawKeys(t *testing.T) {
 	} {
 		if err := refuseKey(name, data); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// One layer of compression hides no key, alone or in a tarball.
+func TestCompressedKeysAreFound(t *testing.T) {
+	_, ed, _ := ed25519.GenerateKey(rand.Reader)
+	key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(ed))})
+	var ball bytes.Buffer
+	w := tar.NewWriter(&ball)
+	for name, b := range map[string][]byte{"a": []byte("hello"), "root/.ssh/id": key} {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(b))}); err != nil {
+			t.Fatal(err)
+		}
+		w.Write(b)
+	}
+	w.Close()
+	pack := map[string]func(io.Writer) io.WriteCloser{
+		"gzip": func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		"zstd": func(w io.Writer) io.WriteCloser { return must(zstd.NewWriter(w)) },
+		"xz":   func(w io.Writer) io.WriteCloser { return must(xz.NewWriter(w)) },
+	}
+	for kind, packer := range pack {
+		for name, data := range map[string][]byte{"key": key, "tarball": ball.Bytes(), "text": []byte("hello, hello, hello\n")} {
+			var b bytes.Buffer
+			z := packer(&b)
+			z.Write(data)
+			z.Close()
+			err := refuseKey("innocent", b.Bytes())
+			if public := name == "text"; errors.Is(err, ErrPrivateKey) == public {
+				t.Errorf("%s, %s: %v", kind, name, err)
+			}
 		}
 	}
 }
