@@ -12,6 +12,8 @@ if [ -n "${ATTESTBOX_KERNEL:-}" ] && [ -n "${ATTESTBOX_MODULES:-}" ] && [ -n "${
   printf 'ATTESTBOX_KERNEL=%q ATTESTBOX_MODULES=%q ATTESTBOX_BUSYBOX=%q\n' "$ATTESTBOX_KERNEL" "$ATTESTBOX_MODULES" "$ATTESTBOX_BUSYBOX"
   exit 0
 fi
+[ -z "${ATTESTBOX_KERNEL:-}${ATTESTBOX_MODULES:-}${ATTESTBOX_BUSYBOX:-}" ] ||
+  die "set ATTESTBOX_KERNEL, ATTESTBOX_MODULES and ATTESTBOX_BUSYBOX, all three or none"
 
 dir=$cache/debian
 if [ ! -e "$dir/complete" ]; then
