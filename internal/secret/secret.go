@@ -93,7 +93,9 @@ func ReadAll(r io.Reader, max int) (*Bytes, error) {
 	}
 }
 
-// Bytes gives the secret itself, valid until Zero. Do not keep or grow it.
+// Bytes gives the secret itself, valid until Zero and while s is in use: a
+// secret that nothing refers to any more is wiped. The owner's deferred Zero
+// keeps it. Do not keep or grow it.
 func (s *Bytes) Bytes() []byte {
 	if s == nil {
 		return nil
