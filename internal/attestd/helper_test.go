@@ -132,17 +132,14 @@ func newWorld(t *testing.T, later bool, edit func(*Options)) *world {
 	w.key, w.chain = identityForTest(t, time.Now().Add(time.Hour))
 	root := secret.Random(RootSize)
 	w.o = Options{
-		Root: root, Measurer: fakeMeasurer{w.bin},
+		Root: func(context.Context) (*secret.Bytes, error) { return root, nil }, Measurer: fakeMeasurer{w.bin},
 		Identity: func(context.Context) (crypto.Signer, [][]byte, error) { return w.key, w.chain, nil },
 		Log:      slog.New(slog.NewTextHandler(w.log, nil)),
 	}
 	if edit != nil {
 		edit(&w.o)
 	}
-	s, err := New(w.o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := New(w.o)
 	if w.l, err = Listen(w.socket, -1); err != nil {
 		t.Fatal(err)
 	}

@@ -42,21 +42,22 @@ func (s *Server) answer(ctx context.Context, p *peer, u *user, r *Request, data 
 		resp, err := s.sign(ctx, p, r, data)
 		return resp, nil, err
 	}
-	if s.o.Root == nil {
-		return nil, nil, code.Wrap(code.AttestdNoIdentity, fmt.Errorf("%s: attestd was started without a store", r.Op))
+	root, err := s.root(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
 	switch r.Op {
 	case OpSeal:
-		blob, err := seal(s.o.Root, program, scopeByte(r.Scope), p.uid, r.Context, data)
+		blob, err := seal(root, program, scopeByte(r.Scope), p.uid, r.Context, data)
 		return &Response{}, secret.Take(blob), err
 	case OpUnseal:
-		out, err := unseal(s.o.Root, program, p.uid, r.Context, data.Bytes())
+		out, err := unseal(root, program, p.uid, r.Context, data.Bytes())
 		if errors.Is(err, errUnseal) {
 			err = code.Wrap(code.AttestdUnseal, err)
 		}
 		return &Response{}, out, err
 	case OpKey:
-		resp, err := s.key(ctx, p, r)
+		resp, err := s.key(ctx, root, p, r)
 		return resp, nil, err
 	}
 	return nil, nil, code.Wrap(code.AttestdMalformed, fmt.Errorf("operation %.32q", r.Op))
@@ -109,6 +110,20 @@ func (s *Server) attest(ctx context.Context, u *user, program string, data *secr
 	}
 }
 
+func (s *Server) root(ctx context.Context) (*secret.Bytes, error) {
+	if s.o.Root == nil {
+		return nil, code.Wrap(code.AttestdNoIdentity, errors.New("attestd was started without a store"))
+	}
+	root, err := s.o.Root(ctx)
+	if err == nil && root.Len() != RootSize {
+		err = fmt.Errorf("root key of %d bytes, want %d", root.Len(), RootSize)
+	}
+	if err != nil {
+		return nil, code.Wrap(code.AttestdNoIdentity, fmt.Errorf("the key to seal with: %w", err))
+	}
+	return root, nil
+}
+
 func (s *Server) identity(ctx context.Context) (crypto.Signer, [][]byte, error) {
 	if s.o.Identity == nil {
 		return nil, nil, code.Wrap(code.AttestdNoIdentity, errors.New("attestd was started without a certified identity"))
@@ -144,10 +159,11 @@ func (s *Server) sign(ctx context.Context, p *peer, r *Request, data *secret.Byt
 	resp := &Response{}
 	var key crypto.Signer
 	if r.Key == KeyProgram {
-		if s.o.Root == nil {
-			return nil, code.Wrap(code.AttestdNoIdentity, errors.New("attestd was started without a store"))
+		root, err := s.root(ctx)
+		if err != nil {
+			return nil, err
 		}
-		own, err := programKey(s.o.Root, program, scopeByte(r.Scope), p.uid)
+		own, err := programKey(root, program, scopeByte(r.Scope), p.uid)
 		if err != nil {
 			return nil, err
 		}
@@ -164,7 +180,7 @@ func (s *Server) sign(ctx context.Context, p *peer, r *Request, data *secret.Byt
 }
 
 // key states, by the VM's authentication key, which key is the program's.
-func (s *Server) key(ctx context.Context, p *peer, r *Request) (*Response, error) {
+func (s *Server) key(ctx context.Context, root *secret.Bytes, p *peer, r *Request) (*Response, error) {
 	signer, chain, err := s.identity(ctx)
 	if err != nil {
 		return nil, err
@@ -174,7 +190,7 @@ func (s *Server) key(ctx context.Context, p *peer, r *Request) (*Response, error
 		return nil, fmt.Errorf("the VM's certificate: %w", err)
 	}
 	program := p.program.String()
-	own, err := programKey(s.o.Root, program, scopeByte(r.Scope), p.uid)
+	own, err := programKey(root, program, scopeByte(r.Scope), p.uid)
 	if err != nil {
 		return nil, err
 	}

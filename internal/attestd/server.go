@@ -27,12 +27,12 @@ type Options struct {
 	// Platform makes the reports; nil if there is none.
 	Platform platform.Platform
 	// Root is the key of RootSize bytes under which attestd seals for programs
-	// and from which it derives their keys; nil: neither. It stays the caller's
-	// and must live as long as the server.
-	Root *secret.Bytes
+	// and from which it derives their keys; nil: neither. What it returns stays
+	// its own, and must live as long as the server.
+	Root func(ctx context.Context) (*secret.Bytes, error)
 	// Identity is the VM's authentication key and admission certificate with
-	// its issuer's, DER; nil: none. It is asked for each request, so that a
-	// renewed certificate is seen.
+	// its issuer's, DER; nil: none. Both are asked for each request, so that
+	// what certify makes or renews meanwhile is seen.
 	Identity func(ctx context.Context) (crypto.Signer, [][]byte, error)
 	// Measurer is Kernel if nil.
 	Measurer Measurer
@@ -50,7 +50,7 @@ type Server struct {
 }
 
 // New makes a server.
-func New(o Options) (*Server, error) {
+func New(o Options) *Server {
 	if o.Measurer == nil {
 		o.Measurer = new(Kernel)
 	}
@@ -60,11 +60,8 @@ func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Root != nil && o.Root.Len() != RootSize {
-		return nil, fmt.Errorf("root key of %d bytes, want %d", o.Root.Len(), RootSize)
-	}
 	o.Limits = o.Limits.withDefaults()
-	return &Server{o: o, users: newUsers(o.Limits, o.Now), turn: make(chan struct{}, 1)}, nil
+	return &Server{o: o, users: newUsers(o.Limits, o.Now), turn: make(chan struct{}, 1)}
 }
 
 // Listen makes the socket: mode 0600, or 0660 for a group (gid >= 0). A socket
