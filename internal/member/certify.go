@@ -29,11 +29,14 @@ type Request struct {
 	Alg    string        // of a new authentication key: ed25519 (the default), p256, p384
 	Force  bool          // also if the certificate is good for a while
 
-	// Recover gives the store key of a store that no longer opens here, after
-	// an update of the image or a move, or an error; nil means there is no way.
-	// own is the certificate that was just given.
-	Recover func(ctx context.Context, h *cryptstore.Header, own *tls.Certificate, trust *admission.Trust) (*secret.Bytes, error)
+	// Recover opens a store that no longer opens by its seal, after an update
+	// of the image or a move, and seals it anew; nil means there is no way.
+	Recover Recover
 }
+
+// Recover opens the store in raw, whose header is h, for the machine whose
+// certificate is own, and seals it by by.
+type Recover func(ctx context.Context, raw store.Store, h *cryptstore.Header, by cryptstore.Sealer, own *tls.Certificate, trust *admission.Trust, o cryptstore.Options) (*cryptstore.Store, error)
 
 // Result says what certify did.
 type Result struct {
@@ -241,16 +244,9 @@ func (b *base) recover(ctx context.Context, req Request, a *client.Admitted, key
 		}
 		own := &tls.Certificate{Certificate: a.Chain, PrivateKey: key, Leaf: leaf}
 		trust := &admission.Trust{Policy: b.Policy, Domain: b.domain, MinPolicyVersion: a.MinPolicyVersion}
-		storeKey, err := req.Recover(ctx, h, own, trust)
+		cs, err := req.Recover(ctx, raw, h, by, own, trust, cryptstore.Options{MinEpoch: a.StoreEpoch, Now: b.Now})
 		if err != nil {
 			return nil, fmt.Errorf("recovering the store: %w", err)
-		}
-		cs, err := cryptstore.OpenWithKey(ctx, raw, StoreName, storeKey, cryptstore.Options{MinEpoch: a.StoreEpoch, Now: b.Now})
-		if err != nil {
-			return nil, err
-		}
-		if err := cs.Reseal(ctx, by); err != nil {
-			return nil, err
 		}
 		return cs, nil
 	})

@@ -235,7 +235,7 @@ func TestForeignStore(t *testing.T) {
 
 		before, _ := os.ReadFile(v.disk())
 		recovered, _ := v.certify(func(r *Request) {
-			r.Recover = func(ctx context.Context, h *cryptstore.Header, own *tls.Certificate, _ *admission.Trust) (*secret.Bytes, error) {
+			r.Recover = func(_ context.Context, _ store.Store, h *cryptstore.Header, _ cryptstore.Sealer, own *tls.Certificate, _ *admission.Trust, _ cryptstore.Options) (*cryptstore.Store, error) {
 				if own.Leaf == nil || h.Name != StoreName {
 					t.Errorf("%+v", h)
 				}
@@ -262,8 +262,12 @@ func TestForeignStore(t *testing.T) {
 		v.ps.Epoch = 0
 		v.reboot()
 		m, res = v.certify(func(r *Request) {
-			r.Recover = func(context.Context, *cryptstore.Header, *tls.Certificate, *admission.Trust) (*secret.Bytes, error) {
-				return storeKeyOf(t, v, oldShare)
+			r.Recover = func(ctx context.Context, raw store.Store, _ *cryptstore.Header, by cryptstore.Sealer, _ *tls.Certificate, _ *admission.Trust, o cryptstore.Options) (*cryptstore.Store, error) {
+				cs, err := cryptstore.Open(ctx, raw, StoreName, cryptstore.KeyFile{Key: oldShare}, o)
+				if err != nil {
+					return nil, err
+				}
+				return cs, cs.Rekey(ctx, by)
 			}
 		})
 		if res.Store != "recovered" {
@@ -277,35 +281,6 @@ func TestForeignStore(t *testing.T) {
 			t.Errorf("after recovery: %+v", res)
 		}
 	})
-}
-
-// storeKeyOf plays the server's escrow: the store key as the old seal gives it.
-func storeKeyOf(t *testing.T, v *vm, share *secret.Bytes) (*secret.Bytes, error) {
-	t.Helper()
-	raw, err := onefile.Open(v.disk())
-	if err != nil {
-		t.Fatal(err)
-	}
-	grab := &grabber{Sealer: cryptstore.KeyFile{Key: share}}
-	cs, err := cryptstore.Open(t.Context(), raw, StoreName, grab, cryptstore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cs.Reseal(t.Context(), grab); err != nil {
-		t.Fatal(err)
-	}
-	cs.Close()
-	return grab.key, nil
-}
-
-type grabber struct {
-	cryptstore.Sealer
-	key *secret.Bytes
-}
-
-func (g *grabber) Escrow(_ context.Context, _ cryptstore.Binding, key *secret.Bytes) ([]byte, error) {
-	g.key = secret.Copy(key.Bytes())
-	return nil, nil
 }
 
 // A guest whose clock was turned back, also across a reboot: neither an expired
