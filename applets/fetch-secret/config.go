@@ -95,12 +95,17 @@ func parseConfig(path string, b []byte) (fileConfig, error) {
 		if err != nil {
 			return fileConfig{}, fmt.Errorf("%q: %w", path, err)
 		}
-		return fileConfig{Servers: c.Servers, Pins: c.Pins, Timeout: c.Timeout}, nil
+		return required(path, fileConfig{Servers: c.Servers, Pins: c.Pins, Timeout: c.Timeout})
 	}
 	var c fileConfig
 	if err := strictjson.Unmarshal(b, &c); err != nil {
 		return c, code.Wrap(code.ConfigBad, fmt.Errorf("%q: %w", path, err))
 	}
+	return required(path, c)
+}
+
+// required refuses a file without servers or pins: an init.json may do without.
+func required(path string, c fileConfig) (fileConfig, error) {
 	if len(c.Servers) == 0 || len(c.Pins) == 0 {
 		return c, code.Wrap(code.ConfigBad, fmt.Errorf("%q: servers and pins are required", path))
 	}
