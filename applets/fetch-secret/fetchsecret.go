@@ -8,12 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"attestbox/internal/applet"
 	"attestbox/internal/client"
@@ -78,7 +74,7 @@ func fetch(ctx context.Context, env *applet.Env, args []string, open func() (pla
 	if o.report != "" {
 		return exit(o.sendReport(ctx, cfg))
 	}
-	sink, err := o.sink(env)
+	sink, err := env.SecretSink(o.out, o.fd)
 	if err != nil {
 		return err
 	}
@@ -99,10 +95,8 @@ func (o *options) check(fs *applet.FlagSet, crypttab bool) error {
 	switch {
 	case fs.NArg() > 1 || fs.NArg() == 1 && !crypttab:
 		return fs.Usage("unexpected argument %q", fs.Arg(fs.NArg()-1))
-	case o.fd != -1 && (o.fd < 1 || o.fd == 2):
-		return fs.Usage("-fd %d is no descriptor to write a secret to", o.fd)
-	case o.fd >= 0 && o.out != "-":
-		return fs.Usage("-fd and -out exclude each other")
+	case fs.CheckSecretFD(o.fd, o.out) != nil:
+		return fs.CheckSecretFD(o.fd, o.out)
 	case o.timeout < 0:
 		return fs.Usage("-timeout %s is no time to wait", o.timeout)
 	case o.report != "" && o.report != wire.ResultOpened && o.report != wire.ResultFailed:
@@ -131,42 +125,8 @@ func exit(err error) error {
 	return err
 }
 
-// sink decides where the secret goes before one exists: a regular file behind
-// the descriptor must lie on tmpfs, a disk is never written to, and a terminal
-// is nobody's.
-func (o *options) sink(env *applet.Env) (io.Writer, error) {
-	if o.out != "-" {
-		return nil, applet.CheckTmpfs(parent(o.out))
-	}
-	var w io.Writer = env.Stdout
-	if o.fd >= 0 {
-		w = os.NewFile(uintptr(o.fd), fmt.Sprintf("descriptor %d", o.fd))
-	}
-	f, ok := w.(*os.File)
-	if !ok {
-		return w, nil
-	}
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("descriptor for the secret: %w", err)
-	}
-	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
-		return nil, applet.WithHint(applet.Usage("stdout is a terminal: the secret would be on the screen"), "pipe it, or use -out FILE")
-	}
-	if m := st.Mode(); m&os.ModeDevice != 0 && m&os.ModeCharDevice == 0 {
-		return nil, applet.Refused(code.NotTmpfs, errors.New("stdout is a block device"))
-	}
-	if st.Mode().IsRegular() {
-		var fs unix.Statfs_t
-		if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil || fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.RAMFS_MAGIC {
-			return nil, applet.Refused(code.NotTmpfs, errors.New("stdout is a file that is not on tmpfs or ramfs"))
-		}
-	}
-	return w, nil
-}
-
 // deliver writes everything or reports an error; the secret itself comes last.
-func (o *options) deliver(rel *client.Release, sink io.Writer) error {
+func (o *options) deliver(rel *client.Release, sink *applet.SecretSink) error {
 	key := rel.Payload.DiskKey
 	if o.name != "" {
 		key = nil
@@ -202,9 +162,5 @@ func (o *options) deliver(rel *client.Release, sink io.Writer) error {
 			return err
 		}
 	}
-	if o.out != "-" {
-		return applet.CreateSecretFile(o.out, key)
-	}
-	_, err := sink.Write(key.Bytes())
-	return err
+	return sink.Put(key)
 }

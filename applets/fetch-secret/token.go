@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"attestbox/internal/applet"
 	"attestbox/internal/client"
@@ -13,8 +12,6 @@ import (
 	"attestbox/internal/secret"
 	"attestbox/internal/wire"
 )
-
-func parent(path string) string { return filepath.Dir(path) }
 
 // A token is what -report needs after fetch-secret itself has ended: both
 // possible outcomes, each already authenticated, as two protocol frames.
