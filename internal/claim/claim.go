@@ -93,9 +93,9 @@ func parseTime(s string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("time %.40q: want such as 2026-01-31T12:00:00Z or 2026-01-31", s)
 }
 
-// checkForPolicy refuses what a policy key must not say: what only evidence can
+// CheckForPolicy refuses what the policy key of a domain must not say: what only evidence can
 // show, and trust without a bound.
-func (c *Claim) checkForPolicy(policyKey Key) error {
+func (c *Claim) CheckForPolicy(policyKey Key) error {
 	cl := c.Statement.Clause
 	if err := cl.check(); err != nil {
 		return err
@@ -135,6 +135,11 @@ func checkAttestation(k Key, cl Clause) error {
 	case p.Type == SimulatedEnclave && len(cl.About) == 0:
 		return errors.New(`a simulated enclave's key is trusted about named measurements: "... about Measurement[...]"`)
 	case p.Type == SimulatedEnclave:
+		for _, m := range cl.About {
+			if len(m.Digest) != 64 {
+				return errors.New("a simulated enclave's key speaks for programs, whose measurement has 64 hex digits, and never for a VM")
+			}
+		}
 		return nil
 	case len(p.Props) != 1 || p.Props[0].Name != "product" || p.Props[0].Op != Eq:
 		return errors.New("a root names its one product: Platform[amd-sev-snp, product = Genoa]")

@@ -66,7 +66,7 @@ func handwritten(t testing.TB) string {
 		"Measurement[web-1] may-write Secret[\"log/web-*\"]; claim 2 from 2026-01-01 to 2026-04-01",
 		"Key[rsa, ARK-Genoa, 429a69c9422aa258ee4d8db5fcda9c6470ef15f8cd5a9cebd6cbc7d90b863831] is-trusted-for-attestation on Platform[amd-sev-snp, product=Genoa]",
 		"Platform[amd-sev-snp, debug:no, migrate : no, tcb.snp>=22, product in {Milan, Genoa,Genoa}, vmpl in {1, 0}] has-trusted-platform-property",
-		"Key[deploy] is-trusted-for-attestation on Platform[simulated-enclave] about Measurement["+prog+"],Measurement["+digestB+"]",
+		"Key[deploy] is-trusted-for-attestation on Platform[simulated-enclave] about Measurement["+prog+"],Measurement["+hash+"]",
 		"Measurement["+prog+"] is-trusted-for-serving Role[\"key-server\"]",
 		"Measurement["+digestB+"] may-succeed Measurement[web-1]",
 		"Measurement["+digestB+"] is-trusted-for-attestation",
@@ -93,7 +93,7 @@ func TestHandwritten(t *testing.T) {
 		`] with-instance[` + hash + `] may-read Secret["db/*"]` + "\n",
 		`; claim 2 from 2026-01-01T00:00:00Z to 2026-04-01T00:00:00Z` + "\n",
 		"Platform[amd-sev-snp, debug: no, migrate: no, tcb.snp >= 22, product in {Genoa, Milan}, vmpl in {0, 1}] has-trusted-platform-property\n",
-		"about Measurement[" + prog + "], Measurement[" + digestB + "]\n",
+		"about Measurement[" + prog + "], Measurement[" + hash + "]\n",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in:\n%s", want, out)
@@ -138,6 +138,7 @@ func TestRefused(t *testing.T) {
 		{edkey + " speaks-for Measurement[" + digestA + "]", "evidence"},
 		{edkey + " is-trusted-for-attestation", "names a platform"},
 		{edkey + " is-trusted-for-attestation on Platform[simulated-enclave]", "about named measurements"},
+		{edkey + " is-trusted-for-attestation on Platform[simulated-enclave] about Measurement[" + digestA + "]", "never for a VM"},
 		{edkey + " is-trusted-for-attestation on Platform[amd-sev-snp]", "one product"},
 		{edkey + " is-trusted-for-attestation on Platform[amd-sev-snp, product = Genoa] about Measurement[" + digestA + "]", "simulated-enclave"},
 		{edkey + " is-trusted-for-attestation on Platform[intel-tdx]", "unknown platform"},

@@ -261,7 +261,7 @@ func (r *reader) claim(line string) (*Claim, error) {
 	if c.Statement.Speaker != policyKey {
 		return nil, fmt.Errorf("%s says it, but a policy holds what %s says alone", c.Statement.Speaker.Name, PolicyKeyName)
 	}
-	if err := c.checkForPolicy(policyKey); err != nil {
+	if err := c.CheckForPolicy(policyKey); err != nil {
 		return nil, err
 	}
 	if !c.Draft() {

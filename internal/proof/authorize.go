@@ -1,0 +1,118 @@
+package proof
+
+import (
+	"time"
+
+	"attestbox/internal/claim"
+)
+
+// Authorizer answers, request by request, what a policy lets a measurement or
+// key do. It is to be asked about peers whose certificate was checked already:
+// it knows what policy says of them now, not who they are. It does not change,
+// and may be shared.
+type Authorizer struct{ p *claim.VerifiedPolicy }
+
+// NewAuthorizer asks this policy.
+func NewAuthorizer(p *claim.VerifiedPolicy) *Authorizer { return &Authorizer{p} }
+
+// Policy is the policy that is asked.
+func (a *Authorizer) Policy() *claim.VerifiedPolicy { return a.p }
+
+// Trusted says whether a measurement is-trusted now, and by which claim.
+func (a *Authorizer) Trusted(m claim.Measurement, now time.Time) (serial uint64, ok bool) {
+	return a.subject(m, now, func(c claim.Clause) bool { return c.Verb == claim.IsTrusted })
+}
+
+// subject looks for a claim about a measurement that is not revoked.
+func (a *Authorizer) subject(m claim.Measurement, now time.Time, fits func(claim.Clause) bool) (uint64, bool) {
+	s := stand(a.p, now)
+	if s.revokes(m) != nil {
+		return 0, false
+	}
+	c, _ := s.find(func(c claim.Clause) bool {
+		x, ok := c.Subject.(claim.Measurement)
+		return ok && x.Covers(m) && fits(c)
+	})
+	if c == nil {
+		return 0, false
+	}
+	return c.Serial, true
+}
+
+// grant is a claim about a measurement that is trusted itself.
+func (a *Authorizer) grant(m claim.Measurement, now time.Time, fits func(claim.Clause) bool) (uint64, bool) {
+	if _, ok := a.Trusted(m, now); !ok {
+		return 0, false
+	}
+	return a.subject(m, now, fits)
+}
+
+// MayRead says whether a measurement may read the secret of this name (a name,
+// not a pattern), and by which claim. Nothing is allowed by default.
+func (a *Authorizer) MayRead(m claim.Measurement, secret string, now time.Time) (serial uint64, ok bool) {
+	return a.secret(claim.MayRead, m, secret, now)
+}
+
+// MayWrite is MayRead for writing, rotating and deleting.
+func (a *Authorizer) MayWrite(m claim.Measurement, secret string, now time.Time) (serial uint64, ok bool) {
+	return a.secret(claim.MayWrite, m, secret, now)
+}
+
+func (a *Authorizer) secret(verb claim.Verb, m claim.Measurement, name string, now time.Time) (uint64, bool) {
+	return a.grant(m, now, func(c claim.Clause) bool {
+		s, ok := c.Object.(claim.Secret)
+		return ok && c.Verb == verb && s.Matches(name)
+	})
+}
+
+// MaySucceed says whether the stores of old may be opened by next, which must be
+// trusted itself; old may be revoked by now.
+func (a *Authorizer) MaySucceed(next, old claim.Measurement, now time.Time) (serial uint64, ok bool) {
+	return a.grant(next, now, func(c claim.Clause) bool {
+		o, ok := c.Object.(claim.Measurement)
+		return ok && c.Verb == claim.MaySucceed && o.Covers(old)
+	})
+}
+
+// ServingMeasurement says whether a measurement, trusted itself, may serve in a
+// role.
+func (a *Authorizer) ServingMeasurement(m claim.Measurement, role string, now time.Time) (serial uint64, ok bool) {
+	return a.grant(m, now, func(c claim.Clause) bool { return serves(c, role) })
+}
+
+// ServingKey says whether a key is trusted by name to serve in a role: that of a
+// server that no measurement vouches for.
+func (a *Authorizer) ServingKey(k claim.Key, role string, now time.Time) (serial uint64, ok bool) {
+	return a.key(k, now, func(c claim.Clause) bool { return serves(c, role) })
+}
+
+// Issuer says whether a key is trusted for certification: whether it may sign
+// admission certificates.
+func (a *Authorizer) Issuer(k claim.Key, now time.Time) (serial uint64, ok bool) {
+	return a.key(k, now, func(c claim.Clause) bool { return c.Verb == claim.IsTrustedForCertification })
+}
+
+func (a *Authorizer) key(k claim.Key, now time.Time, fits func(claim.Clause) bool) (uint64, bool) {
+	c, _ := stand(a.p, now).find(func(c claim.Clause) bool {
+		x, ok := c.Subject.(claim.Key)
+		return ok && x.Same(k) && fits(c)
+	})
+	if c == nil {
+		return 0, false
+	}
+	return c.Serial, true
+}
+
+func serves(c claim.Clause, role string) bool {
+	r, ok := c.Object.(claim.Role)
+	return ok && c.Verb == claim.IsTrustedForServing && r.Name == role && role != RoleAttester && role != RoleClient
+}
+
+// Revoked says whether the policy revokes a key, measurement, chip, claim or
+// certificate, and by which claim. Revocations have no end.
+func (a *Authorizer) Revoked(x claim.Entity) (serial uint64, ok bool) {
+	if c := stand(a.p, time.Time{}).revokes(x); c != nil {
+		return c.Serial, true
+	}
+	return 0, false
+}
