@@ -31,6 +31,7 @@ type Identity struct {
 	Serial              *big.Int
 	NotBefore, NotAfter time.Time
 	SPKI                [32]byte // SHA-256 of the SubjectPublicKeyInfo
+	Certificate         [32]byte // SHA-256 of the certificate
 }
 
 // HasRole says whether policy lets it serve as role.

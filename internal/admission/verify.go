@@ -144,7 +144,7 @@ func checkLeaf(c *x509.Certificate, domain string) (*Identity, error) {
 	if err := CheckKey(c.PublicKey); err != nil {
 		return nil, err
 	}
-	id := &Identity{Serial: c.SerialNumber, NotBefore: c.NotBefore, NotAfter: c.NotAfter, SPKI: sha256.Sum256(c.RawSubjectPublicKeyInfo)}
+	id := &Identity{Serial: c.SerialNumber, NotBefore: c.NotBefore, NotAfter: c.NotAfter, SPKI: sha256.Sum256(c.RawSubjectPublicKeyInfo), Certificate: sha256.Sum256(c.Raw)}
 	if err := id.fromURIs(c.URIs); err != nil {
 		return nil, err
 	}

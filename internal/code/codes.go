@@ -22,6 +22,7 @@ const (
 	// certify, keys and tunnels, seen by a member of the domain
 	AdmissionRefused Code = "admission-refused"
 	CertifyAnswer    Code = "certify-answer"
+	NotCertified     Code = "not-certified"
 	TunnelPeer       Code = "tunnel-peer"
 
 	// disks
@@ -160,6 +161,17 @@ const (
 	AdmissionRole          Code = "admission-role"
 	AdmissionValidity      Code = "admission-validity"
 
+	// certify and keys, on the server's side; clients learn certify-refused
+	// and the codes of secrets
+	CertifyRefused  Code = "certify-refused"
+	CertifyRequest  Code = "certify-request"
+	DomainUnknown   Code = "domain-unknown"
+	EnclaveEvidence Code = "enclave-evidence"
+	SecretExists    Code = "secret-exists"
+	SecretInvalid   Code = "secret-invalid"
+	SecretRefused   Code = "secret-refused"
+	SecretUnknown   Code = "secret-unknown"
+
 	// a domain's policy: claims and proofs
 	ClaimExpired     Code = "claim-expired"
 	ClaimMalformed   Code = "claim-malformed"
@@ -197,6 +209,7 @@ var table = map[Code]string{
 
 	AdmissionRefused: "the peer does not accept this machine's admission certificate",
 	CertifyAnswer:    "the certificate that the policy server gave is not the one that was asked for",
+	NotCertified:     "this machine holds no admission certificate that it can use",
 	TunnelPeer:       "the other end of a tunnel is not one that -peer allows",
 
 	LUKSRecord:       "the registered header record is malformed or asks for something unsupported",
@@ -341,4 +354,13 @@ var table = map[Code]string{
 	ProofMeasurement: "the policy does not trust the measurement",
 	ProofPlatform:    "the platform lacks a property that the policy requires",
 	ProofRole:        "the policy does not grant the role",
+
+	CertifyRefused:  "the policy server refused to admit this machine to the domain",
+	CertifyRequest:  "a certification request is malformed, or its key is of a kind that is not certified",
+	DomainUnknown:   "the server does not serve the domain that was asked for",
+	EnclaveEvidence: "the evidence of a simulated enclave is malformed or wrongly signed",
+	SecretExists:    "this version of the secret exists already, or a higher one did",
+	SecretInvalid:   "the key server does not keep such a secret, or cannot do this with it",
+	SecretRefused:   "no claim of the policy lets this machine do that with this secret",
+	SecretUnknown:   "there is no secret of this name, or not in this version",
 }

@@ -22,6 +22,8 @@ const (
 	Refused  = "refused"
 	Later    = "later"
 	Recorded = "recorded" // an outcome
+	Admitted = "admitted" // a certificate was issued
+	Served   = "served"   // a request of keys
 )
 
 // Finding is one field of the evidence: what was found and what was wanted.
@@ -38,7 +40,11 @@ type Finding struct {
 type Decision struct {
 	Time        string    `json:"time"` // RFC 3339
 	Exchange    string    `json:"exchange"`
+	Protocol    string    `json:"protocol,omitempty"`
 	Peer        string    `json:"peer"`
+	Domain      string    `json:"domain,omitempty"`
+	Policy      uint64    `json:"policy,omitempty"` // version that it was decided by
+	Role        string    `json:"role,omitempty"`   // that was asked for
 	ID          string    `json:"id,omitempty"`
 	Decision    string    `json:"decision"`
 	Code        code.Code `json:"code,omitempty"` // the verifier's own reason
@@ -50,6 +56,14 @@ type Decision struct {
 	Measurement string    `json:"measurement,omitempty"`
 	Boot        uint64    `json:"boot,omitempty"`
 	Outcome     string    `json:"outcome,omitempty"`
+	Serial      string    `json:"serial,omitempty"`  // of the certificate that was issued or shown
+	Subject     string    `json:"subject,omitempty"` // SHA-256 of the certified key
+	Op          string    `json:"op,omitempty"`      // of keys
+	Secret      string    `json:"secret,omitempty"`  // its name
+	Version     uint64    `json:"version,omitempty"` // of the secret
+	Claim       uint64    `json:"claim,omitempty"`   // serial of the claim that allowed it
+	Proof       string    `json:"-"`                 // in the audit log only
+	ProofDigest string    `json:"proof_digest,omitempty"`
 	Alert       string    `json:"alert,omitempty"`
 	Checked     int       `json:"checked,omitempty"`  // fields that were looked at
 	Findings    []Finding `json:"findings,omitempty"` // those that refused

@@ -48,7 +48,10 @@ type Measurement struct {
 
 // Instance is a registered VM, without its secrets.
 type Instance struct {
-	ID             wire.Hex32          `json:"id"`
+	ID wire.Hex32 `json:"id"`
+	// Domain, if not empty, says by whose policy the instance is appraised;
+	// Measurements then only narrow what that trusts, and may be empty.
+	Domain         string              `json:"domain,omitempty"`
 	Measurements   []Measurement       `json:"measurements"`
 	Headers        []wire.HeaderRecord `json:"headers"`
 	HasDiskKey     bool                `json:"has_disk_key"`
@@ -76,7 +79,10 @@ func (i *Instance) check() error {
 	if i.ID.IsZero() {
 		return errors.New("an instance ID of zeros is not allowed")
 	}
-	if len(i.Measurements) == 0 || len(i.Measurements) > MaxMeasurements {
+	if i.Domain != "" && !wire.ValidDomain(i.Domain) {
+		return fmt.Errorf("domain %.64q", i.Domain)
+	}
+	if len(i.Measurements) == 0 && i.Domain == "" || len(i.Measurements) > MaxMeasurements {
 		return fmt.Errorf("%d launch digests, want 1 to %d", len(i.Measurements), MaxMeasurements)
 	}
 	if _, err := i.Digests(); err != nil {

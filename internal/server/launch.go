@@ -47,7 +47,7 @@ type Verdict struct {
 // launch answers begin: challenge, evidence, then release, refused or later,
 // and then the outcome if it comes on this connection.
 func (s *Server) launch(ctx context.Context, x *exchange, begin *wire.Begin) {
-	d := &Decision{Exchange: x.id.String(), Peer: x.peer, ID: begin.ID.String()}
+	d := &Decision{Exchange: x.id.String(), Protocol: x.protocol, Peer: x.peer, ID: begin.ID.String()}
 	switch {
 	case begin.Version != wire.Version || begin.Suite != wire.SuiteHex():
 		s.refuse(x, d, code.LaunchVersion, code.LaunchVersion, fmt.Sprintf("protocol version %d and suite %.32q, want %d and %q", begin.Version, begin.Suite, wire.Version, wire.SuiteHex()))
@@ -112,7 +112,7 @@ func (s *Server) decide(ctx context.Context, x *exchange, t *wire.Transcript, ev
 	}
 	// An appraiser may have to fetch a certificate; half of the time is its.
 	actx, cancel := context.WithTimeout(ctx, s.Timeouts.Exchange/2)
-	v := s.Appraiser.Appraise(actx, e)
+	v := s.appraiserOf(inst, d).Appraise(actx, e)
 	cancel()
 	d.Root, d.Chip, d.Checked, d.Findings = v.Root, v.Chip, v.Checked, v.Findings
 	if v.Missing {
@@ -165,10 +165,10 @@ func (s *Server) decide(ctx context.Context, x *exchange, t *wire.Transcript, ev
 	}
 	defer g.OutcomeKey.Zero()
 	d.Boot, d.Alert = g.Number, g.Alert
+	d.Decision, d.Reason = Released, map[bool]string{true: "the same release again"}[g.Again]
 	if err := s.release(ctx, x, t, inst, g, now); err != nil {
 		return s.fault(x, d, err)
 	}
-	d.Decision, d.Reason = Released, map[bool]string{true: "the same release again"}[g.Again]
 	s.record(x, d)
 	return true
 }
@@ -185,7 +185,7 @@ func (s *Server) release(ctx context.Context, x *exchange, t *wire.Transcript, i
 	defer sec.Zero()
 	p := sec.payload(inst)
 	p.Boot, p.Committed, p.OutcomeKey = g.Number, g.Committed, g.OutcomeKey
-	p.Time, p.MinPolicyVersion = now.Unix(), cfg.MinPolicyVersion
+	p.Time, p.MinPolicyVersion = now.Unix(), s.policyFloor(inst, cfg)
 	sealedPayload, err := wire.Seal(t, p)
 	if err != nil {
 		return err
@@ -195,7 +195,7 @@ func (s *Server) release(ctx context.Context, x *exchange, t *wire.Transcript, i
 
 // outcome answers an outcome, on the connection of its release or a later one.
 func (s *Server) outcome(ctx context.Context, x *exchange, o *wire.Outcome) {
-	d := &Decision{Exchange: x.id.String(), Peer: x.peer, ID: o.ID.String(), ReportID: o.ReportID.String(), Boot: o.Boot, Outcome: o.Result}
+	d := &Decision{Exchange: x.id.String(), Protocol: x.protocol, Peer: x.peer, ID: o.ID.String(), ReportID: o.ReportID.String(), Boot: o.Boot, Outcome: o.Result}
 	if o.Reason != "" {
 		d.Outcome += ": " + string(o.Reason)
 	}
@@ -237,7 +237,7 @@ func (s *Server) outcome(ctx context.Context, x *exchange, o *wire.Outcome) {
 		d.Alert = "the guest could not use its release"
 	}
 	s.record(x, d)
-	s.answer(x, &wire.Ack{Exchange: x.id, Boot: o.Boot, Time: now.Unix(), MinPolicyVersion: cfg.MinPolicyVersion})
+	s.answer(x, &wire.Ack{Exchange: x.id, Boot: o.Boot, Time: now.Unix(), MinPolicyVersion: s.policyFloor(inst, cfg)})
 }
 
 // refuse records a refusal, then answers it. sent is all that the guest learns.
@@ -260,7 +260,9 @@ func (s *Server) fault(x *exchange, d *Decision, err error) bool {
 	return false
 }
 
-func (s *Server) record(x *exchange, d *Decision) {
+// record logs a decision everywhere. The error is the audit log's: whatever
+// needs to be on record there must not happen.
+func (s *Server) record(x *exchange, d *Decision) error {
 	d.Time = s.Now().UTC().Format(time.RFC3339Nano)
 	d.Millis = float64(time.Since(x.started).Microseconds()) / 1000
 	level := slog.LevelInfo
@@ -272,6 +274,7 @@ func (s *Server) record(x *exchange, d *Decision) {
 		slog.String("decision", d.Decision), slog.Float64("ms", d.Millis),
 	}
 	for _, a := range []slog.Attr{
+		slog.String("protocol", d.Protocol), slog.String("domain", d.Domain), slog.String("op", d.Op), slog.String("secret", d.Secret),
 		slog.String("code", string(d.Code)), slog.String("reason", d.Reason), slog.String("root", d.Root),
 		slog.String("outcome", d.Outcome), slog.String("alert", d.Alert),
 	} {
@@ -285,8 +288,14 @@ func (s *Server) record(x *exchange, d *Decision) {
 	for _, f := range d.Findings {
 		attrs = append(attrs, slog.Group(f.Field, slog.String("found", cut(f.Found)), slog.String("want", cut(f.Want))))
 	}
+	s.Metrics.decided(d, time.Since(x.started))
 	s.Log.LogAttrs(context.Background(), level, "decision", attrs...)
 	if err := s.Decisions.Record(d); err != nil {
 		s.Log.Error("recording a decision", "exchange", d.Exchange, "error", err)
 	}
+	if err := s.Audit.Record(d, s.Now()); err != nil {
+		s.Log.Error("recording a decision in the audit log", "exchange", d.Exchange, "error", err)
+		return fmt.Errorf("the audit log: %w", err)
+	}
+	return nil
 }

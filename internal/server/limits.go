@@ -18,6 +18,10 @@ type Limits struct {
 	PeerBurst   float64 // how many of them at once: 40
 	IDRate      float64 // accepted evidence per second of one instance: 0.2
 	IDBurst     float64 // how many of them at once: 10
+	KeyConns    int     // connections of members on keys, beside Conns: 1024
+	KeyConnsBy  int     // of one member: 16
+	KeyRate     float64 // requests per second of one member: 500
+	KeyBurst    float64 // how many of them at once: 1000
 	TableSize   int     // addresses and instances remembered: 16384
 }
 
@@ -38,6 +42,10 @@ func (l Limits) withDefaults() Limits {
 	def(&l.PeerBurst, 40)
 	def(&l.IDRate, 0.2)
 	def(&l.IDBurst, 10)
+	defInt(&l.KeyConns, 1024)
+	defInt(&l.KeyConnsBy, 16)
+	def(&l.KeyRate, 500)
+	def(&l.KeyBurst, 1000)
 	defInt(&l.TableSize, 16384)
 	return l
 }

@@ -22,6 +22,8 @@ type Timeouts struct {
 	Handshake time.Duration // accept to the end of the TLS handshake: 5 s
 	Exchange  time.Duration // end of the handshake to release: wire.ExchangeTimeout
 	Outcome   time.Duration // release to outcome and ack: wire.OutcomeTimeout
+	KeysIdle  time.Duration // between two requests of keys: 5 min
+	KeysWrite time.Duration // one answer of keys: 10 s
 	Drain     time.Duration // for running exchanges at shutdown: 10 s
 }
 
@@ -34,6 +36,8 @@ func (t Timeouts) withDefaults() Timeouts {
 	def(&t.Handshake, 5*time.Second)
 	def(&t.Exchange, wire.ExchangeTimeout)
 	def(&t.Outcome, wire.OutcomeTimeout)
+	def(&t.KeysIdle, 5*time.Minute)
+	def(&t.KeysWrite, 10*time.Second)
 	def(&t.Drain, 10*time.Second)
 	return t
 }
@@ -41,29 +45,37 @@ func (t Timeouts) withDefaults() Timeouts {
 // Options of a Server.
 type Options struct {
 	State     *State
-	Appraiser Appraiser
+	Appraiser Appraiser        // of instances that belong to no domain
+	Domains   []*Domain        // needed for certify and keys; see OpenDomain
+	Roles     []string         // RoleLaunch, RoleCertify, RoleKeys; nil: RoleLaunch
 	Decisions *DecisionLog     // nil: only the log has them
+	Audit     *Auditor         // needed for certify and keys
+	Metrics   *Metrics         // nil: nobody counts
 	Log       *slog.Logger     // nil: silent
 	Now       func() time.Time // nil: time.Now
 	Limits    Limits
 	Timeouts  Timeouts
 }
 
-// Server answers guests.
+// Server answers guests and members of domains, on one listener with one key;
+// ALPN chooses the protocol.
 type Server struct {
 	Options
-	tls    *tls.Config
-	pin    wire.Pin
-	peers  *buckets
-	ids    *buckets
-	places chan struct{}
-	turned atomic.Uint64 // connections turned away before TLS
+	roles   map[string]bool // by ALPN
+	pinned  tls.Certificate // with no claim: for clients that pin the key
+	pin     wire.Pin
+	peers   *buckets
+	ids     *buckets
+	members *buckets
+	places  chan struct{}
+	kept    chan struct{} // places of members on keys
+	turned  atomic.Uint64 // connections turned away before TLS
 }
 
 // New makes a server from its state.
 func New(ctx context.Context, o Options) (*Server, error) {
-	if o.State == nil || o.Appraiser == nil {
-		return nil, errors.New("a server needs a state and an appraiser")
+	if o.State == nil {
+		return nil, errors.New("a server needs a state")
 	}
 	cert, pin, err := o.State.Certificate(ctx)
 	if err != nil {
@@ -76,12 +88,18 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		o.Now = time.Now
 	}
 	o.Limits, o.Timeouts = o.Limits.withDefaults(), o.Timeouts.withDefaults()
-	return &Server{
-		Options: o, tls: wire.ServerTLS(cert), pin: pin,
-		peers:  newBuckets(o.Limits.PeerRate, o.Limits.PeerBurst, o.Limits.TableSize),
-		ids:    newBuckets(o.Limits.IDRate, o.Limits.IDBurst, o.Limits.TableSize),
-		places: make(chan struct{}, o.Limits.Conns),
-	}, nil
+	s := &Server{
+		Options: o, pinned: cert, pin: pin, roles: map[string]bool{},
+		peers:   newBuckets(o.Limits.PeerRate, o.Limits.PeerBurst, o.Limits.TableSize),
+		ids:     newBuckets(o.Limits.IDRate, o.Limits.IDBurst, o.Limits.TableSize),
+		members: newBuckets(o.Limits.KeyRate, o.Limits.KeyBurst, o.Limits.TableSize),
+		places:  make(chan struct{}, o.Limits.Conns),
+		kept:    make(chan struct{}, o.Limits.KeyConns),
+	}
+	if err := s.checkRoles(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Pin is what images pin of this server.
@@ -155,9 +173,10 @@ func (s *Server) accept(ctx, work context.Context, l net.Listener, conns *sync.W
 			conn.Close()
 			continue
 		}
+		s.Metrics.connection()
 		conns.Go(func() {
 			defer leave()
-			s.serveConn(work, conn)
+			s.serveConn(work, conn, leave)
 		})
 	}
 }
@@ -178,12 +197,13 @@ func (s *Server) admit(conn net.Conn) (leave func(), ok bool) {
 		s.turnAway(peer, "this peer connects too often")
 		return nil, false
 	}
-	return func() { left(); <-s.places }, true
+	return sync.OnceFunc(func() { left(); <-s.places }), true
 }
 
 // turnAway logs the 1st, 2nd, 4th, 8th... connection turned away: a flood
 // must not fill the log.
 func (s *Server) turnAway(peer, why string) {
+	s.Metrics.turnedAway()
 	if n := s.turned.Add(1); n&(n-1) == 0 {
 		s.Log.Warn("turned a connection away", "peer", peer, "why", why, "so_far", n)
 	}
@@ -191,43 +211,61 @@ func (s *Server) turnAway(peer, why string) {
 
 // exchange is one connection's work.
 type exchange struct {
-	id      wire.ExchangeID
-	peer    string
-	conn    *tls.Conn
-	started time.Time
+	id       wire.ExchangeID
+	protocol string // RoleLaunch, RoleCertify, RoleKeys
+	peer     string
+	conn     *tls.Conn
+	started  time.Time
 }
 
-func (s *Server) serveConn(ctx context.Context, raw net.Conn) {
+// serveConn answers one connection; leave gives its place back before the end.
+func (s *Server) serveConn(ctx context.Context, raw net.Conn, leave func()) {
 	defer raw.Close()
 	// When the drain is over, whatever blocks on the connection ends.
 	defer context.AfterFunc(ctx, func() { raw.Close() })()
-	x := &exchange{peer: peerOf(raw.RemoteAddr()), conn: tls.Server(raw, s.tls), started: time.Now()}
+	x := &exchange{peer: peerOf(raw.RemoteAddr()), started: time.Now()}
+	x.conn = tls.Server(raw, s.tlsConfig(x))
 	rand.Read(x.id[:])
 	raw.SetDeadline(time.Now().Add(s.Timeouts.Handshake))
 	if err := x.conn.HandshakeContext(ctx); err != nil {
-		s.Log.Debug("TLS handshake failed", "peer", x.peer, "error", err)
+		s.Metrics.handshakeFailed()
+		s.Log.Debug("TLS handshake failed", "peer", x.peer, "protocol", x.protocol, "error", err)
 		return
 	}
 	defer x.conn.Close()
 	raw.SetDeadline(time.Now().Add(s.Timeouts.Exchange))
+	if x.protocol == RoleKeys {
+		s.keys(ctx, x, leave)
+		return
+	}
 	m, err := wire.Read(x.conn)
 	switch m := m.(type) {
 	case *wire.Begin:
-		s.launch(ctx, x, m)
-	case *wire.Outcome:
-		s.outcome(ctx, x, m)
-	default:
-		if err == nil {
-			err = fmt.Errorf("%w: an exchange begins with begin or outcome", wire.ErrMalformed)
+		if x.protocol == RoleLaunch {
+			s.launch(ctx, x, m)
+			return
 		}
-		s.broken(x, err)
+	case *wire.Outcome:
+		if x.protocol == RoleLaunch {
+			s.outcome(ctx, x, m)
+			return
+		}
+	case *wire.CertifyBegin:
+		if x.protocol == RoleCertify {
+			s.certify(ctx, x, m)
+			return
+		}
 	}
+	if err == nil {
+		err = fmt.Errorf("%w: an exchange of %s begins with another message", wire.ErrMalformed, x.protocol)
+	}
+	s.broken(x, err)
 }
 
 // broken ends an exchange whose messages make no sense or do not come.
 func (s *Server) broken(x *exchange, err error) {
 	if errors.Is(err, wire.ErrMalformed) {
-		s.refuse(x, &Decision{Exchange: x.id.String(), Peer: x.peer}, code.LaunchMalformed, code.LaunchMalformed, err.Error())
+		s.refuse(x, &Decision{Exchange: x.id.String(), Peer: x.peer, Protocol: x.protocol}, code.LaunchMalformed, code.LaunchMalformed, err.Error())
 		return
 	}
 	if !errors.Is(err, io.EOF) {

@@ -157,7 +157,7 @@ func (a *SNPAppraiser) Appraise(ctx context.Context, e *Evidence) *Verdict {
 		return refused("CONFIGURATION", err.Error(), "a configuration that can be used", code.AppraisalPolicy)
 	}
 	v.Root = "none"
-	endorsements, missing, err := a.endorsements(ctx, e, r)
+	endorsements, missing, err := findEndorsements(ctx, a.source, e, r.policy)
 	if err != nil {
 		return refused("ENDORSEMENTS", err.Error(), "certificates for the key that signed the report", code.VEKChain)
 	}
@@ -207,9 +207,9 @@ func (v *Verdict) take(all []appraise.Finding) {
 	}
 }
 
-// endorsements takes what the host sent, and what is at hand for the rest. A
+// findEndorsements takes what the host sent, and what is at hand for the rest. A
 // revocation list of our own always goes before one that the host chose.
-func (a *SNPAppraiser) endorsements(ctx context.Context, e *Evidence, r *rules) (out appraise.Endorsements, missing bool, err error) {
+func findEndorsements(ctx context.Context, source EndorsementSource, e *Evidence, policy *appraise.Policy) (out appraise.Endorsements, missing bool, err error) {
 	if out, err = appraise.FromWire(e.Endorsements); err != nil {
 		return out, false, err
 	}
@@ -217,20 +217,20 @@ func (a *SNPAppraiser) endorsements(ctx context.Context, e *Evidence, r *rules) 
 	if perr != nil {
 		return out, false, nil // Verify names what is wrong
 	}
-	product := r.policy.Version2As
+	product := policy.Version2As
 	if report.Version > 2 {
 		if product, perr = report.Product(); perr != nil {
 			return out, false, nil
 		}
 	}
-	if r.policy.RequireCRL {
+	if policy.RequireCRL {
 		out.CRL = nil // a list that the policy needs is our own, not the host's old one
 	}
-	if a.source == nil || product == "" {
+	if source == nil || product == "" {
 		return out, out.VEK == nil, nil
 	}
 	if out.VEK == nil {
-		got, err := a.source.Endorsements(ctx, product, report.ChipID, report.ReportedTCB)
+		got, err := source.Endorsements(ctx, product, report.ChipID, report.ReportedTCB)
 		if err != nil {
 			return out, true, nil
 		}
@@ -239,7 +239,7 @@ func (a *SNPAppraiser) endorsements(ctx context.Context, e *Evidence, r *rules) 
 		}
 		got.CRL, out = out.CRL, got
 	}
-	own, err := a.source.CRL(ctx, product)
+	own, err := source.CRL(ctx, product)
 	if err != nil {
 		return out, false, fmt.Errorf("reading the revocation list of %s: %w", product, err)
 	}

@@ -81,7 +81,7 @@ func TestRequiredCRLIsNotTheHosts(t *testing.T) {
 			policy := *r.policy
 			policy.RequireCRL = require
 			r.policy = &policy
-			e, missing, err := a.endorsements(t.Context(), &Evidence{Report: report, Endorsements: hosts}, &r)
+			e, missing, err := findEndorsements(t.Context(), a.source, &Evidence{Report: report, Endorsements: hosts}, r.policy)
 			if err != nil || missing || string(e.VEK) != "vek" {
 				t.Fatalf("%v, %v, %q", err, missing, e.VEK)
 			}

@@ -85,13 +85,17 @@ func ChannelTLS(alpn string, trust func(*x509.Certificate) error) *tls.Config {
 	return cfg
 }
 
-// ServerTLS is the verifier's end.
-func ServerTLS(cert tls.Certificate) *tls.Config {
-	cfg := base(ALPNLaunch)
+// ServerTLS is the verifier's end of launch.
+func ServerTLS(cert tls.Certificate) *tls.Config { return ServerTLSFor(ALPNLaunch, cert) }
+
+// ServerTLSFor is a server's end of one protocol whose clients show no
+// certificate.
+func ServerTLSFor(alpn string, cert tls.Certificate) *tls.Config {
+	cfg := base(alpn)
 	cfg.Certificates = []tls.Certificate{cert}
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
-		if cs.NegotiatedProtocol != ALPNLaunch {
-			return fmt.Errorf("the client does not speak %s", ALPNLaunch)
+		if cs.NegotiatedProtocol != alpn {
+			return fmt.Errorf("the client does not speak %s", alpn)
 		}
 		return nil
 	}

@@ -1,0 +1,217 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"attestbox/internal/admission"
+	"attestbox/internal/code"
+	"attestbox/internal/seal"
+	"attestbox/internal/secret"
+	"attestbox/internal/wire"
+)
+
+// certify answers certify-begin: challenge, evidence, then admission, refused
+// or later. Whoever fails is told code.CertifyRefused and nothing else; a
+// domain that is not served here gets a challenge too.
+func (s *Server) certify(ctx context.Context, x *exchange, begin *wire.CertifyBegin) {
+	d := &Decision{Exchange: x.id.String(), Protocol: x.protocol, Peer: x.peer, Domain: begin.Domain, Role: begin.Role}
+	if begin.Version != wire.Version || begin.Suite != wire.SuiteHex() {
+		s.refuse(x, d, code.LaunchVersion, code.LaunchVersion, fmt.Sprintf("protocol version %d and suite %.32q, want %d and %q", begin.Version, begin.Suite, wire.Version, wire.SuiteHex()))
+		return
+	}
+	if err := wire.CheckKey(begin.Key); err != nil {
+		s.broken(x, err)
+		return
+	}
+	t := &wire.CertifyTranscript{Version: wire.Version, Domain: begin.Domain, Role: begin.Role, CSR: begin.CSR, Suite: wire.SuiteID(), Key: begin.Key, StoreEpoch: begin.StoreEpoch}
+	rand.Read(t.Nonce[:]) // lives in this frame alone, so it serves once
+	cs := x.conn.ConnectionState()
+	if err := t.FillChannel(&cs, s.pin); err != nil {
+		s.broken(x, err)
+		return
+	}
+	if !s.answer(x, &wire.Challenge{Exchange: x.id, Nonce: t.Nonce}) {
+		return
+	}
+	ev, err := wire.Expect[*wire.Evidence](x.conn)
+	if err != nil {
+		s.broken(x, err)
+		return
+	}
+	s.decideCertify(ctx, x, t, ev, d)
+}
+
+func (s *Server) decideCertify(ctx context.Context, x *exchange, t *wire.CertifyTranscript, ev *wire.Evidence, d *Decision) {
+	refuse := func(c code.Code, reason string) { s.refuse(x, d, c, code.CertifyRefused, reason) }
+	dom := s.domain(t.Domain)
+	if dom == nil || t.Domain == "" {
+		refuse(code.DomainUnknown, "the domain is not served here")
+		return
+	}
+	now := s.Now()
+	a := &asked{platform: ev.Platform, report: ev.Report, endorsements: ev.Endorsements, reportData: t.ReportData(), role: t.Role, now: now}
+	actx, cancel := context.WithTimeout(ctx, s.Timeouts.Exchange/2)
+	adm, shown, err := dom.admit(actx, a, t.CSR)
+	cancel()
+	d.fill(shown, dom)
+	switch {
+	case shown.missing:
+		s.later(x, d, code.CollateralMissing, 30, err.Error())
+		return
+	case errors.Is(err, errOwn):
+		s.fault(x, d, err)
+		return
+	case err != nil:
+		refuse(codeOr(err, code.CertifyRefused), err.Error())
+		return
+	}
+	// Only now: nobody can use up the limit of an instance that he has merely
+	// learned of.
+	if !s.ids.take("certify "+hex.EncodeToString(adm.identity.Instance[:]), time.Now()) {
+		s.later(x, d, code.VerifierBusy, 15, "this instance asks too often")
+		return
+	}
+	d.Serial, d.Subject = adm.serial, hex.EncodeToString(adm.spki[:])
+	answer, err := s.admission(ctx, x, dom, t, adm, d.Proof, now)
+	if err != nil {
+		s.fault(x, d, err)
+		return
+	}
+	d.Decision = Admitted
+	if err := s.record(x, d); err != nil {
+		s.fault(x, d, err) // not on record: not given
+		return
+	}
+	s.answer(x, answer)
+}
+
+// admitted is a certificate that was made and not given yet.
+type admitted struct {
+	chain    [][]byte
+	identity admission.Identity
+	serial   string
+	spki     [32]byte
+	floor    uint64
+}
+
+// errOwn marks the server's own trouble.
+var errOwn = errors.New("the policy server could not do its part")
+
+// admit proves that the key of a certification request may be admitted, and
+// makes its certificate.
+func (d *Domain) admit(ctx context.Context, a *asked, csr []byte) (*admitted, *shown, error) {
+	key, err := admission.KeyFromCSR(csr)
+	if err != nil {
+		return nil, &shown{root: "none"}, code.Wrap(code.CertifyRequest, err)
+	}
+	if a.spki, err = x509.MarshalPKIXPublicKey(key); err != nil {
+		return nil, &shown{root: "none"}, code.Wrap(code.CertifyRequest, err)
+	}
+	cur := d.current.Load()
+	s, err := d.prover.prove(ctx, cur, a)
+	if err != nil {
+		return nil, s, err
+	}
+	id := s.identity
+	if a.role != wire.RoleClient {
+		id.Roles = []string{a.role}
+	}
+	id.SPKI = sha256.Sum256(a.spki)
+	if cur.revoked(&id) {
+		return nil, s, code.Wrap(code.AdmissionRevoked, fmt.Errorf("%w: %s", admission.ErrRevoked, &id))
+	}
+	// The certificate does not outlive the claims that it rests on.
+	validity := d.cfg.Validity
+	if end := s.proof.NotAfter(cur.policy); !end.IsZero() {
+		validity = min(validity, end.Sub(a.now))
+	}
+	der, err := admission.Issue(d.cfg.Issuer, d.cfg.IssuerKey, key, &id, a.now, validity)
+	if err != nil {
+		return nil, s, fmt.Errorf("%w: %w", errOwn, err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, s, fmt.Errorf("%w: %w", errOwn, err)
+	}
+	return &admitted{chain: [][]byte{der, d.cfg.Issuer.Raw}, identity: id, serial: fmt.Sprintf("%x", leaf.SerialNumber), spki: id.SPKI, floor: cur.floor}, s, nil
+}
+
+// admission is the answer, with the instance's share of its stores.
+func (s *Server) admission(ctx context.Context, x *exchange, d *Domain, t *wire.CertifyTranscript, adm *admitted, proofText string, now time.Time) (*wire.Admission, error) {
+	id := &adm.identity
+	share, err := d.share(id.Platform, id.Instance, id.Measurement)
+	if err != nil {
+		return nil, err
+	}
+	defer share.Zero()
+	epoch, err := s.State.raiseEpoch(ctx, d.name, epochKey(id), t.StoreEpoch)
+	if err != nil {
+		return nil, err
+	}
+	p := &wire.Payload{DiskKey: share, Boot: epoch, OutcomeKey: secret.Random(wire.OutcomeKeySize), Time: now.Unix(), MinPolicyVersion: adm.floor}
+	p.Secrets = []wire.NamedSecret{{Name: wire.EscrowKeyName, Value: secret.Copy(d.escrow.PublicKey().Bytes())}}
+	defer p.OutcomeKey.Zero()
+	sealedPayload, err := wire.SealCertify(t, p)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.Admission{Exchange: x.id, Chain: adm.chain, Proof: cutProof(proofText), Sealed: sealedPayload, Time: now.Unix(), MinPolicyVersion: adm.floor}, nil
+}
+
+// share is an instance's share of its stores.
+func (d *Domain) share(platform string, instance [32]byte, measurement []byte) (*secret.Bytes, error) {
+	own, err := storeShare(d.shares, d.name, instance)
+	if err != nil {
+		return nil, err
+	}
+	defer own.Zero()
+	return seal.ShareOf(own, d.name, platform, instance, measurement, "")
+}
+
+// epochKey names the store of an instance and a measurement: those are what a
+// share is made of, so that nothing else can set its epoch.
+func epochKey(id *admission.Identity) [32]byte {
+	h := sha256.New()
+	h.Write(id.Instance[:])
+	h.Write(id.Measurement)
+	return [32]byte(h.Sum(nil))
+}
+
+// cutProof bounds what goes over the wire; the audit log has all of it.
+func cutProof(p string) string {
+	if len(p) > wire.MaxProof {
+		return p[:wire.MaxProof-4] + "\n..."
+	}
+	return p
+}
+
+// fill takes over what evidence showed.
+func (d *Decision) fill(s *shown, dom *Domain) {
+	d.Policy = dom.Version()
+	d.Root, d.Chip, d.Checked, d.Findings = s.root, s.chip, s.checked, s.findings
+	if s.report != nil {
+		d.ReportID = wire.Hex32(s.report.ReportID).String()
+	}
+	if s.identity.Measurement != nil {
+		d.ID = hex.EncodeToString(s.identity.Instance[:])
+		d.Measurement = hex.EncodeToString(s.identity.Measurement)
+	}
+	if s.proof != nil {
+		digest := s.proof.Digest()
+		d.Proof, d.ProofDigest = s.proof.String(), hex.EncodeToString(digest[:])
+	}
+}
+
+func codeOr(err error, c code.Code) code.Code {
+	if found, ok := code.Of(err); ok {
+		return found
+	}
+	return c
+}
