@@ -57,8 +57,12 @@ type release struct {
 }
 
 func launch(ctx context.Context, in *Init, p platform.Platform) (*release, error) {
+	policy, err := in.policy()
+	if err != nil {
+		return nil, err
+	}
 	r, err := client.Launch(ctx, client.Config{
-		Servers: in.cfg.Servers, Pins: in.cfg.Pins, Platform: p,
+		Servers: in.cfg.Servers, Pins: in.cfg.Pins, Policy: policy, Platform: p,
 		Logf: func(format string, args ...any) { in.log.step("attest", format, args...) },
 	})
 	if err != nil {

@@ -126,6 +126,9 @@ func printConfig(p func(string, ...any), r *image.Report) {
 	for _, pin := range c.Pins {
 		p("  pin      %s", pin)
 	}
+	if c.Policy != "" {
+		p("  policy   %s", c.Policy)
+	}
 	net := c.Network.Method
 	if c.Network.Address != "" {
 		net += " " + c.Network.Address

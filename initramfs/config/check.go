@@ -61,17 +61,20 @@ func (c *Config) checkServers() error {
 	if len(c.Servers) > maxServers || len(c.Pins) > maxPins {
 		return fmt.Errorf("%d servers and %d pins, at most %d and %d", len(c.Servers), len(c.Pins), maxServers, maxPins)
 	}
+	if c.Policy != "" && c.Policy != PolicyPath {
+		return fmt.Errorf("policy: %.80q, want %q", c.Policy, PolicyPath)
+	}
 	if len(c.Servers) == 0 {
 		if c.Mode == SwitchRoot || c.State != nil && c.State.Type == StateDisk {
 			return errors.New("servers: a disk is to be opened, so at least one verifier is needed")
 		}
-		if len(c.Pins) > 0 {
-			return errors.New("pins without servers")
+		if len(c.Pins) > 0 || c.Policy != "" {
+			return errors.New("pins or policy without servers")
 		}
 		return nil
 	}
-	if len(c.Pins) == 0 {
-		return errors.New("pins: at least one verifier key has to be pinned")
+	if len(c.Pins) == 0 && c.Policy == "" {
+		return errors.New("pins: at least one verifier key has to be pinned, or the policy certificate that trusts it")
 	}
 	for i, s := range c.Servers {
 		tcp, err := checkServer(s)

@@ -22,6 +22,9 @@ import (
 // Path is where the file lies in an image.
 const Path = "/etc/attestbox/init.json"
 
+// PolicyPath is where the domain's policy certificate lies in an image.
+const PolicyPath = "/etc/attestbox/policy.crt"
+
 // MaxSize bounds the file, in bytes.
 const MaxSize = 256 << 10
 
@@ -51,6 +54,9 @@ type Config struct {
 	Servers []string `json:"servers,omitempty"`
 	// Pins are the verifiers' keys, "sha256:" and 64 hex digits.
 	Pins []wire.Pin `json:"pins,omitempty"`
+	// Policy is the path of the domain's policy certificate in the image, always
+	// PolicyPath: servers whose key it trusts by claim are accepted beside Pins.
+	Policy string `json:"policy,omitempty"`
 	// Network says how to bring the network up.
 	Network Network `json:"network"`
 	// Timeout bounds the whole boot until the system or the programs start.

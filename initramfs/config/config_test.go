@@ -40,6 +40,16 @@ func TestParse(t *testing.T) {
 }
 
 // TestRefused changes one thing of a good file at a time.
+// A policy certificate takes the place of pins, or stands beside them.
+func TestPolicy(t *testing.T) {
+	for _, tt := range []string{`"policy":"` + PolicyPath + `",`, `"pins":["` + pin + `"],"policy":"` + PolicyPath + `",`} {
+		c, err := Parse([]byte(strings.Replace(switchRoot, `"pins":["`+pin+`"],`, tt, 1)))
+		if err != nil || c.Policy != PolicyPath {
+			t.Errorf("%s: %+v, %v", tt, c, err)
+		}
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for _, tt := range []struct{ name, base, old, new, want string }{
 		{"unknown key", run, `"mode"`, `"shell":"/bin/sh","mode"`, "unknown field"},
@@ -59,6 +69,8 @@ func TestRefused(t *testing.T) {
 		{"dns name", switchRoot, `"method":"dhcp"`, `"method":"dhcp","dns":["ns.example"]`, "DNS"},
 		{"no server", switchRoot, `"servers":["tcp://10.0.2.2:8451","vsock://2:8451"],`, ``, "servers"},
 		{"no pin", switchRoot, `"pins":["` + pin + `"],`, ``, "pins"},
+		{"policy elsewhere", switchRoot, `"pins":["` + pin + `"],`, `"policy":"/tmp/policy.crt",`, "policy"},
+		{"policy without servers", run, `"servers":["vsock://2:8451"],"pins":["` + pin + `"],`, `"policy":"/etc/attestbox/policy.crt",`, "servers"},
 		{"null pins", switchRoot, `["` + pin + `"]`, `null`, "null"},
 		{"zero pin", switchRoot, pin, "sha256:" + strings.Repeat("0", 64), "pins"},
 		{"same pin twice", switchRoot, `["` + pin, `["` + pin + `","` + pin, "twice"},

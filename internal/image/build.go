@@ -88,6 +88,9 @@ func Build(m *Manifest, opt Options) (*Image, error) {
 	if err := b.checkPrograms(); err != nil {
 		return nil, err
 	}
+	if err := b.checkPolicy(); err != nil {
+		return nil, err
+	}
 	opt.Progress("packing")
 	initrd, sum, err := b.pack()
 	if err != nil {
