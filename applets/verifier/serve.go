@@ -14,6 +14,7 @@ import (
 	"github.com/mdlayher/vsock"
 
 	"attestbox/internal/applet"
+	"attestbox/internal/appraise"
 	"attestbox/internal/appraise/amdroots"
 	"attestbox/internal/kds"
 	"attestbox/internal/server"
@@ -77,6 +78,8 @@ func runServe(ctx context.Context, env *applet.Env, args []string) error {
 	var appraiser *server.SNPAppraiser
 	certs, err := kds.Open(kds.Config{Dir: filepath.Join(sf.dir, kdsDir), BaseURL: *kdsURL, Allow: func(p snp.Product, chip [64]byte) bool {
 		return appraiser.ListsChip(ctx, chip) || knownChip(filepath.Join(sf.dir, kdsDir), p, chip)
+	}, Check: func(ctx context.Context, p snp.Product, e appraise.Endorsements) error {
+		return appraiser.Vouches(ctx, p, e)
 	}})
 	if err != nil {
 		return err

@@ -1,8 +1,10 @@
 package appraise
 
 import (
+	"errors"
 	"fmt"
 
+	"attestbox/internal/snp"
 	"attestbox/internal/wire"
 )
 
@@ -41,4 +43,27 @@ func FromWire(list []wire.Endorsement) (Endorsements, error) {
 		*to = w.DER
 	}
 	return e, nil
+}
+
+// CheckEndorsements says whether endorsements end in a trusted root of the
+// product: the VEK through its ASK, and the CRL by its signature. Dates and
+// revocation are not looked at; Verify does that at every use. It is for whoever
+// keeps certificates and would otherwise keep forged ones.
+func CheckEndorsements(e Endorsements, roots *Roots, product snp.Product) error {
+	if len(e.VEK) > 0 {
+		if _, ce := buildChain(e, roots, product); ce != nil {
+			return ce
+		}
+		return nil
+	}
+	if len(e.CRL) == 0 {
+		return errors.New("neither a VEK nor a revocation list")
+	}
+	err := fmt.Errorf("no root is trusted for %s", product)
+	for _, r := range roots.of(product) {
+		if _, err = parseCRL(e.CRL, r); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("revocation list: %w", err)
 }

@@ -4,8 +4,8 @@
 // Specification", chapter 4.
 //
 // It is a cache and no judge: a certificate is taken if it names the product,
-// chip and TCB that were asked for, and internal/appraise verifies it at every
-// use. VLEKs are not served here: the KDS hands them to cloud providers only,
+// chip and TCB that were asked for and passes Config.Check, and internal/appraise
+// verifies it at every use. VLEKs are not served here: the KDS hands them to cloud providers only,
 // and they come with the evidence.
 //
 // Who sends evidence chooses the CHIP_ID in it, before anything is verified. So
@@ -74,6 +74,10 @@ type Config struct {
 	BaseURL string
 	// Allow says for which chips the network may be asked; nil allows none.
 	Allow func(product snp.Product, chipID [64]byte) bool
+	// Check says whether certificates and lists end in a trusted root. What the
+	// service sends is kept only if it passes: a forged one would outlast the
+	// forger and refuse a chip for good. nil keeps everything.
+	Check func(ctx context.Context, product snp.Product, e appraise.Endorsements) error
 	// Client is used for the network; nil makes one.
 	Client *http.Client
 	// Timeout of one request; 0 means 10 s.
@@ -142,13 +146,25 @@ func (c *Cache) VEK(ctx context.Context, product snp.Product, chipID [64]byte, r
 	if err == nil {
 		err = matches(vek, product, chipID, reportedTCB)
 	}
-	if err != nil {
-		if vek, err = c.fetchVEK(ctx, product, chipID, reportedTCB, err); err != nil {
-			return nil, nil, nil, err
-		}
+	if err == nil {
+		ask, ark = c.chain(ctx, product, vek)
+		return vek, ask, ark, nil
 	}
-	ask, ark = c.chain(ctx, product)
-	return vek, ask, ark, nil
+	if vek, err = c.fetchVEK(ctx, product, chipID, reportedTCB, err); err != nil {
+		return nil, nil, nil, err
+	}
+	ask, ark = c.chain(ctx, product, vek)
+	if err := c.check(ctx, product, appraise.Endorsements{VEK: vek, ASK: ask, ARK: ark}); err != nil {
+		return nil, nil, nil, &LaterError{c.Interval, fmt.Errorf("the service sent a certificate that no trusted root vouches for: %w", err)}
+	}
+	return vek, ask, ark, c.write(c.vekPath(product, chipID, reportedTCB), vek)
+}
+
+func (c *Cache) check(ctx context.Context, product snp.Product, e appraise.Endorsements) error {
+	if c.Check == nil {
+		return nil
+	}
+	return c.Check(ctx, product, e)
 }
 
 // Endorsements is VEK in the form that appraise takes.
@@ -158,6 +174,7 @@ func (c *Cache) Endorsements(ctx context.Context, product snp.Product, chipID [6
 }
 
 // fetchVEK asks the network for what the folder does not have; why says why.
+// What it returns is not checked and not kept yet.
 func (c *Cache) fetchVEK(ctx context.Context, product snp.Product, chipID [64]byte, tcb uint64, why error) ([]byte, error) {
 	switch {
 	case c.net == nil:
@@ -177,9 +194,6 @@ func (c *Cache) fetchVEK(ctx context.Context, product snp.Product, chipID [64]by
 	if err := matches(vek, product, chipID, tcb); err != nil {
 		return nil, &LaterError{c.Interval, fmt.Errorf("the service sent something else: %w", err)}
 	}
-	if err := c.write(c.vekPath(product, chipID, tcb), vek); err != nil {
-		return nil, err
-	}
 	return vek, nil
 }
 
@@ -195,23 +209,25 @@ func (c *Cache) Put(vek []byte) error {
 	return c.write(c.vekPath(e.Product, id, e.TCB), vek)
 }
 
-// chain is ASK and ARK of a product, from the folder or the network; nil where
-// neither has them, which is no error.
-func (c *Cache) chain(ctx context.Context, product snp.Product) (ask, ark []byte) {
-	path := filepath.Join(c.Dir, string(product), "cert_chain.pem")
-	if b, err := c.read(path, maxChain); err == nil {
+// chain is ASK and ARK for a VEK, from the folder or the network; nil where
+// neither has them, or they are not its, which is no error.
+func (c *Cache) chain(ctx context.Context, product snp.Product, vek []byte) (ask, ark []byte) {
+	decode := func(b []byte) bool {
+		var err error
 		if ask, ark, err = appraise.DecodeChain(b); err == nil {
-			return ask, ark
+			err = c.check(ctx, product, appraise.Endorsements{VEK: vek, ASK: ask, ARK: ark})
 		}
+		return err == nil
+	}
+	path := filepath.Join(c.Dir, string(product), "cert_chain.pem")
+	if b, err := c.read(path, maxChain); err == nil && decode(b) {
+		return ask, ark
 	}
 	if c.net == nil {
 		return nil, nil
 	}
 	b, err := c.net.get(ctx, string(product)+"/cert_chain", "/vcek/v1/"+string(product)+"/cert_chain", maxChain)
-	if err != nil {
-		return nil, nil
-	}
-	if ask, ark, err = appraise.DecodeChain(b); err != nil || c.write(path, b) != nil {
+	if err != nil || !decode(b) || c.write(path, b) != nil {
 		return nil, nil
 	}
 	return ask, ark
@@ -236,11 +252,14 @@ func (c *Cache) CRL(ctx context.Context, product snp.Product) ([]byte, error) {
 	if err != nil {
 		return old, nil
 	}
+	genuine := func(list []byte) bool {
+		return c.check(ctx, product, appraise.Endorsements{CRL: list}) == nil
+	}
 	fresh, err := x509.ParseRevocationList(b)
-	if err != nil {
+	if err != nil || !genuine(b) {
 		return old, nil
 	}
-	if before, err := x509.ParseRevocationList(old); err == nil && fresh.ThisUpdate.Before(before.ThisUpdate) {
+	if before, err := x509.ParseRevocationList(old); err == nil && genuine(old) && fresh.ThisUpdate.Before(before.ThisUpdate) {
 		return old, nil // never back
 	}
 	return b, c.write(path, b)

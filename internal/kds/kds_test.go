@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"attestbox/internal/appraise"
 	"attestbox/internal/appraise/appraisetest"
 	"attestbox/internal/kds"
 	"attestbox/internal/snp"
@@ -373,6 +374,76 @@ func TestCRL(t *testing.T) {
 		before := s.count("/crl")
 		if b, err := cache.CRL(t.Context(), snp.Milan); err != nil || !bytes.Equal(b, first) || s.count("/crl") != before+1 {
 			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+	}
+}
+
+// A service in wrong hands serves what fits to the letter: right names, chip and
+// TCB, under a root of its own. None of it is kept, so that nothing has to be
+// thrown away when the service is in the right hands again.
+func TestForgedAnswersAreNotKept(t *testing.T) {
+	for _, bare := range []bool{false, true} { // does the root bring its intermediate?
+		c := appraisetest.Mint(appraisetest.Config{})
+		forged := appraisetest.Mint(appraisetest.Config{OtherARK: true})
+		product, id, tcb := subject(c)
+		asks := [][]byte{c.ASK.Raw}
+		if bare {
+			asks = nil
+		}
+		root, err := appraise.NewRoot(product, c.ARK.Raw, asks...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roots, err := appraise.NewRoots(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		ck := &clock{t: time.Now()}
+		s := serve(t, c)
+		cache := open(t, kds.Config{Dir: dir, BaseURL: s.URL, Allow: all, Now: ck.now, Check: func(_ context.Context, p snp.Product, e appraise.Endorsements) error {
+			return appraise.CheckEndorsements(e, roots, p)
+		}})
+		future := forged.CRL(ck.now().AddDate(5, 0, 0), ck.now().AddDate(6, 0, 0))
+		s.set(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case strings.HasSuffix(r.URL.Path, "/cert_chain"):
+				pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: forged.ASK.Raw})
+				pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: forged.ARK.Raw})
+			case strings.HasSuffix(r.URL.Path, "/crl"):
+				w.Write(future)
+			default:
+				w.Write(forged.VEK.Raw)
+			}
+		})
+		if _, _, _, err := cache.VEK(t.Context(), product, id, tcb); err == nil {
+			t.Error("a forged VCEK was returned")
+		} else if _, ok := errors.AsType[*kds.LaterError](err); !ok {
+			t.Errorf("%v, want later", err)
+		}
+		if b, err := cache.CRL(t.Context(), product); err != nil || b != nil {
+			t.Errorf("a forged list: %d bytes, %v", len(b), err)
+		}
+		if files, _ := filepath.Glob(filepath.Join(dir, "*", "*")); len(files) > 0 {
+			t.Errorf("kept: %v", files)
+		}
+		// A forged list that lies there keeps no genuine one out, and a forged
+		// chain is passed over.
+		os.MkdirAll(filepath.Join(dir, string(product)), 0o700)
+		chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: forged.ARK.Raw})
+		for name, b := range map[string][]byte{"crl.der": future, "cert_chain.pem": chain} {
+			if err := os.WriteFile(filepath.Join(dir, string(product), name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.set(nil)
+		ck.add(48 * time.Hour)
+		vek, ask, ark, err := cache.VEK(t.Context(), product, id, tcb)
+		if err != nil || !bytes.Equal(vek, c.VEK.Raw) || !bytes.Equal(ask, c.ASK.Raw) || !bytes.Equal(ark, c.ARK.Raw) {
+			t.Errorf("the genuine ones: %v", err)
+		}
+		if b, err := cache.CRL(t.Context(), product); err != nil || bytes.Equal(b, future) || len(b) == 0 {
+			t.Errorf("the genuine list: %d bytes, %v", len(b), err)
 		}
 	}
 }

@@ -30,7 +30,7 @@ type Config struct {
 	CSPID    string // of a VLEK; empty means "test-cloud"
 	TCB      snp.TCB
 	ChipID   []byte // of a VCEK; empty means 1, 2, 3, ... in the product's size
-	OtherARK bool   // a second root key under the same names
+	OtherARK bool   // other keys of root and intermediate under the same names
 
 	Serial           int64 // of the VEK; AMD's is 0, which Go does not write, so 0 means 77
 	VEKFrom, VEKTo   time.Time
@@ -72,8 +72,9 @@ func Mint(c Config) *Chain {
 	c.defaults()
 	keys := rsaKeys()
 	ch := &Chain{Config: c, arkKey: keys[0]}
+	askKey := keys[1]
 	if c.OtherARK {
-		ch.arkKey = keys[2]
+		ch.arkKey, askKey = keys[2], keys[0]
 	}
 	long := Now.AddDate(20, 0, 0)
 	ark := &x509.Certificate{SerialNumber: big.NewInt(0x10000), Subject: name("ARK-" + string(c.Product)), NotBefore: Now.AddDate(-5, 0, 0), NotAfter: long,
@@ -81,7 +82,7 @@ func Mint(c Config) *Chain {
 	ch.ARK = create(ark, ark, &ch.arkKey.PublicKey, ch.arkKey)
 	ask := &x509.Certificate{SerialNumber: big.NewInt(0x10001), Subject: name(c.ASKName), NotBefore: c.ASKFrom, NotAfter: c.ASKTo,
 		IsCA: !c.ASKNotCA, BasicConstraintsValid: true, MaxPathLenZero: !c.ASKNotCA, KeyUsage: x509.KeyUsageCertSign, SignatureAlgorithm: x509.SHA384WithRSAPSS}
-	ch.ASK = create(ask, ch.ARK, &keys[1].PublicKey, ch.arkKey)
+	ch.ASK = create(ask, ch.ARK, &askKey.PublicKey, ch.arkKey)
 	ch.key = must(ecdsa.GenerateKey(c.VEKCurve, rand.Reader))
 	vek := &x509.Certificate{SerialNumber: big.NewInt(c.Serial), Subject: name(c.VEKName), NotBefore: c.VEKFrom, NotAfter: c.VEKTo,
 		SignatureAlgorithm: x509.SHA384WithRSAPSS, ExtraExtensions: c.extensions()}
@@ -91,7 +92,7 @@ func Mint(c Config) *Chain {
 	if c.EditVEK != nil {
 		c.EditVEK(vek)
 	}
-	ch.VEK = create(vek, ch.ASK, &ch.key.PublicKey, keys[1])
+	ch.VEK = create(vek, ch.ASK, &ch.key.PublicKey, askKey)
 	return ch
 }
 
