@@ -3,6 +3,8 @@
 package applets
 
 import (
+	"attestbox/applets/attestd"
+	cryptstoreapplet "attestbox/applets/cryptstore"
 	"attestbox/applets/explain"
 	fetchsecret "attestbox/applets/fetch-secret"
 	initapplet "attestbox/applets/init"
@@ -19,6 +21,9 @@ func list() []applet.Applet {
 		initapplet.Applet,
 		fetchsecret.Applet,
 		unlockluks.Applet,
+		cryptstoreapplet.Applet,
+		attestd.Applet,
+		attestd.Client,
 		verifier.Applet,
 		snpsim.Applet,
 		explain.Applet,

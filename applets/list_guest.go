@@ -3,6 +3,8 @@
 package applets
 
 import (
+	"attestbox/applets/attestd"
+	cryptstoreapplet "attestbox/applets/cryptstore"
 	fetchsecret "attestbox/applets/fetch-secret"
 	initapplet "attestbox/applets/init"
 	unlockluks "attestbox/applets/unlock-luks"
@@ -15,5 +17,8 @@ func list() []applet.Applet {
 		initapplet.Applet,
 		fetchsecret.Applet,
 		unlockluks.Applet,
+		cryptstoreapplet.Applet,
+		attestd.Applet,
+		attestd.Client,
 	}
 }

@@ -132,7 +132,7 @@ func newWorld(t *testing.T, later bool, edit func(*Options)) *world {
 	w.key, w.chain = identityForTest(t, time.Now().Add(time.Hour))
 	root := secret.Random(RootSize)
 	w.o = Options{
-		Root: func(context.Context) (*secret.Bytes, error) { return root, nil }, Measurer: fakeMeasurer{w.bin},
+		Root: func(context.Context) (*secret.Bytes, error) { return secret.Copy(root.Bytes()), nil }, Measurer: fakeMeasurer{w.bin},
 		Identity: func(context.Context) (crypto.Signer, [][]byte, error) { return w.key, w.chain, nil },
 		Log:      slog.New(slog.NewTextHandler(w.log, nil)),
 	}

@@ -46,6 +46,7 @@ func (s *Server) answer(ctx context.Context, p *peer, u *user, r *Request, data 
 	if err != nil {
 		return nil, nil, err
 	}
+	defer root.Zero()
 	switch r.Op {
 	case OpSeal:
 		blob, err := seal(root, program, scopeByte(r.Scope), p.uid, r.Context, data)
@@ -115,8 +116,9 @@ func (s *Server) root(ctx context.Context) (*secret.Bytes, error) {
 		return nil, code.Wrap(code.AttestdNoIdentity, errors.New("attestd was started without a store"))
 	}
 	root, err := s.o.Root(ctx)
-	if err == nil && root.Len() != RootSize {
-		err = fmt.Errorf("root key of %d bytes, want %d", root.Len(), RootSize)
+	if n := root.Len(); err == nil && n != RootSize {
+		root.Zero()
+		err = fmt.Errorf("root key of %d bytes, want %d", n, RootSize)
 	}
 	if err != nil {
 		return nil, code.Wrap(code.AttestdNoIdentity, fmt.Errorf("the key to seal with: %w", err))
@@ -163,6 +165,7 @@ func (s *Server) sign(ctx context.Context, p *peer, r *Request, data *secret.Byt
 		if err != nil {
 			return nil, err
 		}
+		defer root.Zero()
 		own, err := programKey(root, program, scopeByte(r.Scope), p.uid)
 		if err != nil {
 			return nil, err

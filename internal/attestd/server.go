@@ -27,8 +27,8 @@ type Options struct {
 	// Platform makes the reports; nil if there is none.
 	Platform platform.Platform
 	// Root is the key of RootSize bytes under which attestd seals for programs
-	// and from which it derives their keys; nil: neither. What it returns stays
-	// its own, and must live as long as the server.
+	// and from which it derives their keys; nil: neither. It gives a copy, which
+	// the server zeroes.
 	Root func(ctx context.Context) (*secret.Bytes, error)
 	// Identity is the VM's authentication key and admission certificate with
 	// its issuer's, DER; nil: none. Both are asked for each request, so that
