@@ -66,7 +66,7 @@ func (g *growing) put(f []byte) error {
 // everything are the prefixes of what a backup holds. The order matters while
 // a server is at work: whatever is written first is read last.
 func everything() []string {
-	return []string{"server/", prefixBoots, prefixInstance, prefixSecrets, prefixSpent}
+	return []string{"server/", "domain/", prefixBoots, prefixInstance, prefixSecrets, prefixSpent}
 }
 
 // known says whether a backup holds values of this name.

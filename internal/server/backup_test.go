@@ -172,6 +172,33 @@ func TestBackupIsOfEverything(t *testing.T) {
 	if _, err := w.state.Backup(t.Context(), to, time.Now()); err != nil {
 		t.Fatal(err)
 	}
+	// A domain's policy record and keys are in it.
+	if err := w.state.s.Create(t.Context(), domainKey("example", suffixSecret), []byte("seal")); err != nil {
+		t.Fatal(err)
+	}
+	private, public, err := recipient.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if to, err = recipient.ParsePublic(public); err != nil {
+		t.Fatal(err)
+	}
+	by, err := recipient.ParsePrivate(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := w.state.Backup(t.Context(), to, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, _, err := Restore(t.Context(), newRaw(t), sealed.Key{File: secret.Random(32)}, b, by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	if v, _, err := st.s.Get(t.Context(), domainKey("example", suffixSecret)); err != nil || string(v) != "seal" {
+		t.Errorf("a domain's value: %q, %v", v, err)
+	}
 	if err := w.state.s.Create(t.Context(), "novelty/1", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
