@@ -4,6 +4,7 @@ package applets
 
 import (
 	"attestbox/applets/attestd"
+	"attestbox/applets/certify"
 	cryptstoreapplet "attestbox/applets/cryptstore"
 	"attestbox/applets/explain"
 	fetchsecret "attestbox/applets/fetch-secret"
@@ -22,6 +23,7 @@ func list() []applet.Applet {
 		fetchsecret.Applet,
 		unlockluks.Applet,
 		cryptstoreapplet.Applet,
+		certify.Applet,
 		attestd.Applet,
 		attestd.Client,
 		verifier.Applet,

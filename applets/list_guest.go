@@ -4,6 +4,7 @@ package applets
 
 import (
 	"attestbox/applets/attestd"
+	"attestbox/applets/certify"
 	cryptstoreapplet "attestbox/applets/cryptstore"
 	fetchsecret "attestbox/applets/fetch-secret"
 	initapplet "attestbox/applets/init"
@@ -18,6 +19,7 @@ func list() []applet.Applet {
 		fetchsecret.Applet,
 		unlockluks.Applet,
 		cryptstoreapplet.Applet,
+		certify.Applet,
 		attestd.Applet,
 		attestd.Client,
 	}

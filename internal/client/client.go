@@ -21,6 +21,7 @@ import (
 	"net"
 	"time"
 
+	"attestbox/internal/admission"
 	"attestbox/internal/code"
 	"attestbox/internal/dial"
 	"attestbox/internal/platform"
@@ -84,6 +85,12 @@ func newSession(c Config, alpn, role string) (*session, error) {
 		return nil, code.Wrap(code.ConfigBad, err)
 	}
 	cfg := wire.ChannelTLS(alpn, trust)
+	if c.Policy != nil {
+		// A server of several domains shows the claim of the one that is named.
+		if cfg.ServerName, err = admission.DomainOf(c.Policy); err != nil {
+			return nil, code.Wrap(code.ConfigBad, err)
+		}
+	}
 	return sessionWith(c, func() (*tls.Config, error) { return cfg, nil })
 }
 

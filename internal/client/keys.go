@@ -95,6 +95,7 @@ type KeyClient struct {
 	mu      sync.Mutex
 	conn    *tls.Conn
 	ends    time.Time // when the first of both certificates ends
+	own     *tls.Certificate
 }
 
 // DialKeys connects to the first key server that answers, until ctx ends.
@@ -120,7 +121,7 @@ func (c *KeysConfig) dial(ctx context.Context, s *session, a dial.Addr) (*KeyCli
 		return nil, s.admissionError(err)
 	}
 	conn.SetDeadline(time.Time{})
-	_, ends, err := c.own()
+	own, ends, err := c.own()
 	if err != nil {
 		conn.NetConn().Close()
 		return nil, err
@@ -128,7 +129,7 @@ func (c *KeysConfig) dial(ctx context.Context, s *session, a dial.Addr) (*KeyCli
 	if peer := conn.ConnectionState().PeerCertificates[0].NotAfter; peer.Before(ends) {
 		ends = peer
 	}
-	return &KeyClient{Server: a.String(), s: s, conn: conn, learned: c.Learned, ends: ends}, nil
+	return &KeyClient{Server: a.String(), s: s, conn: conn, learned: c.Learned, ends: ends, own: own}, nil
 }
 
 // admissionError makes final what no retry mends: a peer without the role is
@@ -191,12 +192,24 @@ func (k *KeyClient) read(req *wire.KeyRequest) (*wire.KeyReply, error) {
 		return nil, classify(fmt.Errorf("%s, waiting for an answer: %w", k.Server, err))
 	}
 	if reply.Code != "" {
-		return nil, code.Wrap(reply.Code, fmt.Errorf("%w: %s %q at %s (%s, exchange %s)", ErrRefused, req.Op, req.Name, k.Server, reply.Code, reply.Exchange))
+		return nil, code.Wrap(reply.Code, fmt.Errorf("%w: %s %q at %s (%s, exchange %s)", kindOf(reply.Code), req.Op, req.Name, k.Server, reply.Code, reply.Exchange))
 	}
 	if k.learned != nil {
 		k.learned(reply.Time, reply.MinPolicyVersion)
 	}
 	return reply, nil
+}
+
+// kindOf says which codes of an answer asking again can mend, and which a new
+// certificate.
+func kindOf(c code.Code) error {
+	switch c {
+	case code.VerifierBusy, code.LaunchLater:
+		return ErrLater
+	case code.AdmissionValidity, code.AdmissionPolicyVersion:
+		return ErrCertificate
+	}
+	return ErrRefused
 }
 
 // remoteRefusal says whether the peer ended the channel over our certificate.

@@ -1,7 +1,9 @@
 package client
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -57,6 +59,9 @@ func Watch(ctx context.Context, cfg KeysConfig, name string, use func(*Secret) e
 		if errors.Is(err, ErrRefused) {
 			return err
 		}
+		if errors.Is(err, ErrCertificate) && !cfg.replaced(k.own) {
+			return err
+		}
 		wait := rand.N(backoff) + backoff/2
 		if ans, ok := errors.AsType[*wire.AnswerError](err); ok {
 			wait = max(wait, time.Duration(ans.Seconds)*time.Second)
@@ -73,6 +78,12 @@ func Watch(ctx context.Context, cfg KeysConfig, name string, use func(*Secret) e
 			return code.Wrap(code.Unreachable, fmt.Errorf("%w: %w", ErrUnreachable, ctx.Err()))
 		}
 	}
+}
+
+// replaced says whether there is another certificate by now.
+func (c *KeysConfig) replaced(old *tls.Certificate) bool {
+	now, _, err := c.own()
+	return err == nil && !bytes.Equal(now.Certificate[0], old.Certificate[0])
 }
 
 type useError struct{ err error }

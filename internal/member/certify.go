@@ -31,8 +31,16 @@ type Request struct {
 
 	// Recover opens a store that no longer opens by its seal, after an update
 	// of the image or a move, and seals it anew; nil means there is no way.
+	// A refusal, and an error that wraps ErrNoRecovery, lead to the store being
+	// set aside; any other error ends Certify, since asking again may mend it.
 	Recover Recover
+	// SetAside also sets aside a store that was damaged or set back to an older
+	// state, which else is an error: somebody should look at it.
+	SetAside bool
 }
+
+// ErrNoRecovery is a store for which there is no way of recovery.
+var ErrNoRecovery = errors.New("the store cannot be recovered here")
 
 // Recover opens the store in raw, whose header is h, for the machine whose
 // certificate is own, and seals it by by.
@@ -67,16 +75,16 @@ func (e *StillValid) Error() string {
 func (e *StillValid) Unwrap() error { return e.Err }
 
 // Certify sees to a valid admission certificate in the store: a present one is
-// kept unless it is due, and another one is asked for. A store that does not
-// open with the share that the server gives is recovered or set aside, never
-// overwritten. The caller closes the member.
+// kept unless it is due, and another one is asked for. A store that another
+// image or chip sealed is recovered or set aside, never overwritten. The caller
+// closes the member.
 func Certify(ctx context.Context, cfg Config, req Request) (*Member, *Result, error) {
 	b, err := newBase(cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	m, err := Open(ctx, cfg)
-	if err != nil && !cold(err) {
+	if err != nil && !cold(err) && !(req.SetAside && spoiled(err)) {
 		return nil, nil, err
 	}
 	if m != nil {
@@ -96,12 +104,11 @@ func Certify(ctx context.Context, cfg Config, req Request) (*Member, *Result, er
 // cold says which failures of Open mean to ask the server first: it may open
 // with the share of this day, or is to be set aside.
 func cold(err error) bool {
-	return errors.Is(err, ErrNoShare) || errors.Is(err, store.ErrNotFound) || unusable(err)
+	return errors.Is(err, ErrNoShare) || errors.Is(err, store.ErrNotFound) || errors.Is(err, cryptstore.ErrSealed)
 }
 
-// unusable says that a store is there and that asking again does not open it.
-func unusable(err error) bool {
-	return errors.Is(err, cryptstore.ErrSealed) || errors.Is(err, cryptstore.ErrTampered) || errors.Is(err, cryptstore.ErrRollback)
+func spoiled(err error) bool {
+	return errors.Is(err, cryptstore.ErrTampered) || errors.Is(err, cryptstore.ErrRollback)
 }
 
 // Recertify asks for a certificate of the present key if the present one is due.
@@ -197,10 +204,13 @@ func (b *base) openOrMake(ctx context.Context, req Request, a *client.Admitted, 
 	if err == nil {
 		return m, "opened", nil
 	}
-	if unusable(err) {
+	if errors.Is(err, cryptstore.ErrSealed) || req.SetAside && spoiled(err) {
 		why := err
 		if m, err = b.recover(ctx, req, a, key, why); err == nil {
 			return m, "recovered", nil
+		}
+		if !errors.Is(err, client.ErrRefused) && !errors.Is(err, ErrNoRecovery) {
+			return nil, "", err
 		}
 		b.Logf("%v", err)
 		raw, err := b.OpenStore()
@@ -230,8 +240,8 @@ func (b *base) openOrMake(ctx context.Context, req Request, a *client.Admitted, 
 // recover opens a store that this VM may succeed to, by the server's copy of
 // its key, and seals it anew.
 func (b *base) recover(ctx context.Context, req Request, a *client.Admitted, key crypto.Signer, why error) (*Member, error) {
-	if req.Recover == nil || errors.Is(why, cryptstore.ErrRollback) {
-		return nil, errors.New("the store cannot be recovered here")
+	if req.Recover == nil || spoiled(why) {
+		return nil, ErrNoRecovery
 	}
 	return b.with(ctx, secret.Copy(a.StoreSecret.Bytes()), a.EscrowKey, func(by cryptstore.Sealer, raw store.Store) (*cryptstore.Store, error) {
 		h, err := cryptstore.Inspect(ctx, raw, StoreName, cryptstore.Options{})

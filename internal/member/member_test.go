@@ -1,9 +1,11 @@
 package member
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -203,7 +205,10 @@ func TestStoreSetBack(t *testing.T) {
 		// After a reboot, by the server's, which knows what was proved to it.
 		v.ps.Epoch = 100
 		v.reboot()
-		m, res := v.certify()
+		if _, _, err := Certify(t.Context(), v.config(), v.request()); !errors.Is(err, cryptstore.ErrRollback) {
+			t.Errorf("after a reboot: %v", err)
+		}
+		m, res := v.certify(func(r *Request) { r.SetAside = true })
 		if !strings.HasPrefix(res.Store, "set aside as 1") || !strings.Contains(res.Store, "older state") {
 			t.Errorf("%+v", res)
 		}
@@ -234,12 +239,22 @@ func TestForeignStore(t *testing.T) {
 		v.reboot()
 
 		before, _ := os.ReadFile(v.disk())
+		req := v.request()
+		req.Recover = func(context.Context, store.Store, *cryptstore.Header, cryptstore.Sealer, *tls.Certificate, *admission.Trust, cryptstore.Options) (*cryptstore.Store, error) {
+			return nil, errors.New("no key server was reached")
+		}
+		if _, _, err := Certify(t.Context(), v.config(), req); err == nil {
+			t.Error("set aside although the key server may answer later")
+		}
+		if after, _ := os.ReadFile(v.disk()); !bytes.Equal(after, before) {
+			t.Error("the store was changed")
+		}
 		recovered, _ := v.certify(func(r *Request) {
 			r.Recover = func(_ context.Context, _ store.Store, h *cryptstore.Header, _ cryptstore.Sealer, own *tls.Certificate, _ *admission.Trust, _ cryptstore.Options) (*cryptstore.Store, error) {
 				if own.Leaf == nil || h.Name != StoreName {
 					t.Errorf("%+v", h)
 				}
-				return nil, errors.New("policy has no may-succeed")
+				return nil, fmt.Errorf("%w: policy has no may-succeed", client.ErrRefused)
 			}
 		})
 		recovered.Close()

@@ -4,6 +4,7 @@ package memberflags
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"attestbox/internal/secret"
 	"attestbox/internal/store"
 	"attestbox/internal/store/onefile"
+	"attestbox/internal/wire"
 )
 
 // Platforms as -platform names them.
@@ -139,6 +141,69 @@ func (f *Flags) OpenMember(ctx context.Context, logf func(string, ...any)) (m *m
 		return nil, nil, err
 	}
 	return m, func() { m.Close(); p.Close() }, nil
+}
+
+// Endpoint says which servers to ask and which of them to trust: flags, else
+// the image's configuration. The policy certificate is member's.
+func (f *Flags) Endpoint(servers, pins []string) (client.Config, error) {
+	c := client.Config{Servers: servers}
+	for _, s := range pins {
+		var p wire.Pin
+		if err := p.UnmarshalText([]byte(s)); err != nil {
+			return c, applet.Usage("-pin %q: %v", s, err)
+		}
+		c.Pins = append(c.Pins, p)
+	}
+	if len(c.Servers) > 0 {
+		return c, nil
+	}
+	b, err := os.ReadFile(config.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return c, applet.Usage("no -server is given, and there is no %s", config.Path)
+	}
+	if err != nil {
+		return c, code.Wrap(code.ConfigBad, fmt.Errorf("reading the configuration: %w", err))
+	}
+	img, err := config.Parse(b)
+	if err != nil {
+		return c, fmt.Errorf("%q: %w", config.Path, err)
+	}
+	if len(img.Servers) == 0 {
+		return c, applet.Usage("no -server is given, and %s names none", config.Path)
+	}
+	c.Servers = img.Servers
+	if len(pins) == 0 {
+		c.Pins = img.Pins
+	}
+	return c, nil
+}
+
+// Recover asks key servers to re-wrap the escrow copy in a store's header to
+// this machine, and opens and seals the store anew.
+func Recover(servers []string, logf func(string, ...any)) member.Recover {
+	return func(ctx context.Context, raw store.Store, h *cryptstore.Header, by cryptstore.Sealer, own *tls.Certificate, trust *admission.Trust, o cryptstore.Options) (*cryptstore.Store, error) {
+		sealer, ok := by.(*seal.Sealer)
+		if !ok || len(h.Escrow) == 0 {
+			return nil, fmt.Errorf("%w: it has no escrow copy", member.ErrNoRecovery)
+		}
+		k, err := client.DialKeys(ctx, client.KeysConfig{
+			Servers: servers, Trust: trust, Logf: logf,
+			Certificate: func() (*tls.Certificate, error) { return own, nil },
+		})
+		if err != nil {
+			return nil, err
+		}
+		defer k.Close()
+		key, err := recipient.NewKey()
+		if err != nil {
+			return nil, err
+		}
+		box, err := k.Rewrap(ctx, h.Name, h.Escrow, key.PublicKey().Bytes())
+		if err != nil {
+			return nil, err
+		}
+		return seal.OpenWithRecovery(ctx, raw, h.Name, seal.Recovery{Box: box, Key: key}, sealer, o)
+	}
 }
 
 // ReadPolicy reads a policy certificate, PEM or DER. Its own signature and
