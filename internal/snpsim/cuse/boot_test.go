@@ -96,6 +96,10 @@ func TestGuestInQEMU(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	driverKey, err := g.DerivedKey(snpsim.KeyRequest{RootKeySelect: 2, VMPL: 1, GuestFieldSelect: snpsim.SelectMeasurement | snpsim.SelectTCB})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i, round := range rounds {
 		got := func(name string) []byte {
 			for line := range strings.Lines(round) {
@@ -120,6 +124,9 @@ func TestGuestInQEMU(t *testing.T) {
 		}
 		if !bytes.Equal(got("key"), key[:]) {
 			t.Errorf("round %d: another derived key", i)
+		}
+		if !bytes.Equal(got("driver-key"), driverKey[:]) {
+			t.Errorf("round %d: our own driver got another derived key", i)
 		}
 		for _, want := range []string{
 			"msg_key_req error: invalid parameters",

@@ -4,7 +4,9 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -14,6 +16,13 @@ import (
 
 	"github.com/google/go-sev-guest/client"
 	"golang.org/x/sys/unix"
+
+	"attestbox/internal/cryptstore"
+	"attestbox/internal/platform"
+	"attestbox/internal/platform/sevguest"
+	"attestbox/internal/seal"
+	"attestbox/internal/secret"
+	"attestbox/internal/store/onefile"
 )
 
 func main() {
@@ -91,6 +100,7 @@ func ask() {
 	}
 	_, err = client.GetDerivedKeyAcknowledgingItsLimitations(d, &client.SnpDerivedKeyReq{UseVCEK: true, GuestSVN: 99})
 	fmt.Println("SVN too high:", err)
+	seals()
 	quote, err := (&client.LinuxIoctlQuoteProvider{}).GetRawQuote(data)
 	show("quote", quote, err)
 
@@ -144,6 +154,60 @@ func ask() {
 	fmt.Println("bad address:", unix.ErrnoName(errno))
 	_, err = unix.Read(fd, resp)
 	fmt.Println("read:", err == syscall.EINVAL)
+}
+
+// seals is what our own driver and a sealed store make of the device.
+func seals() {
+	ctx := context.Background()
+	p, err := sevguest.Open()
+	if err != nil {
+		fmt.Println("FAIL: driver:", err)
+		return
+	}
+	defer p.Close()
+	keys := p.(platform.KeyDeriver)
+	key, err := keys.DeriveKey(ctx, platform.KeyRequest{RootKeySelect: platform.RootVCEK, FieldSelect: platform.SelectMeasurement | platform.SelectTCB, VMPL: 1})
+	show("driver-key", key.Bytes(), err)
+	if _, err := keys.DeriveKey(ctx, platform.KeyRequest{GuestSVN: 99}); !errors.Is(err, platform.ErrKeyRefused) {
+		fmt.Println("FAIL: driver, SVN too high:", err)
+	}
+	share := secret.Random(seal.ShareSize)
+	by, err := seal.New(ctx, seal.Config{Platform: p, Domain: "example.org", Share: share})
+	if err != nil {
+		fmt.Println("FAIL: sealer:", err)
+		return
+	}
+	raw, err := onefile.Open("/store")
+	if err != nil {
+		fmt.Println("FAIL: store:", err)
+		return
+	}
+	s, err := cryptstore.Create(ctx, raw, "main", by, cryptstore.Options{})
+	if err != nil {
+		fmt.Println("FAIL: sealing:", err)
+		return
+	}
+	if _, err := s.Generate(ctx, "auth", cryptstore.Ed25519, false); err != nil {
+		fmt.Println("FAIL: generating:", err)
+	}
+	if s, err = cryptstore.Open(ctx, raw, "main", by, cryptstore.Options{}); err != nil {
+		fmt.Println("FAIL: unsealing:", err)
+		return
+	}
+	k, err := s.Signer(ctx, "auth", 0)
+	if err != nil {
+		fmt.Println("FAIL: signer:", err)
+		return
+	}
+	k.Close()
+	by, err = seal.New(ctx, seal.Config{Platform: p, Domain: "example.org", Share: secret.Random(seal.ShareSize)})
+	if err != nil {
+		fmt.Println("FAIL: sealer:", err)
+		return
+	}
+	if _, err := cryptstore.Open(ctx, raw, "main", by, cryptstore.Options{}); !errors.Is(err, cryptstore.ErrSealed) {
+		fmt.Println("FAIL: another share:", err)
+	}
 }
 
 func show(name string, b []byte, err error) {
