@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"attestbox/internal/code"
 	"attestbox/internal/secret"
 )
@@ -78,5 +80,67 @@ func TestSecretFileOnlyOnTmpfs(t *testing.T) {
 	st, err := os.Stat(path)
 	if err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}
+
+func TestSecretSink(t *testing.T) {
+	key := secret.Copy([]byte("k"))
+	defer key.Zero()
+	var out bytes.Buffer
+	env := &Env{Name: "x", Stdout: &out}
+	s, err := env.SecretSink("-", -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(key); err != nil || out.String() != "k" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	if _, err := env.SecretSink("/usr/key", -1); ExitCode(err) != ExitRefused {
+		t.Errorf("a file on disk: %v", err)
+	}
+	disk, err := os.CreateTemp("/var/tmp", "attestbox-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(disk.Name())
+	defer disk.Close()
+	if CheckTmpfs("/var/tmp") != nil {
+		env.Stdout = disk
+		if _, err := env.SecretSink("-", -1); ExitCode(err) != ExitRefused {
+			t.Errorf("stdout is a file on disk: %v", err)
+		}
+		fd, err := unix.Dup(int(disk.Fd())) // the sink owns what it is given
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := env.SecretSink("-", fd); ExitCode(err) != ExitRefused {
+			t.Errorf("the descriptor is a file on disk: %v", err)
+		}
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	env.Stdout = w
+	if s, err = env.SecretSink("-", -1); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put(key); err != nil {
+		t.Error(err)
+	}
+	w.Close()
+	env.Stdout = w
+	if _, err := env.SecretSink("-", -1); err == nil {
+		t.Error("a closed stdout was taken")
+	}
+	fs := env.Flags("", "x")
+	for fd, ok := range map[int]bool{-1: true, 0: false, 1: true, 2: false, 3: true, -2: false} {
+		if err := fs.CheckSecretFD(fd, "-"); (err == nil) != ok {
+			t.Errorf("-fd %d: %v", fd, err)
+		}
+	}
+	if fs.CheckSecretFD(3, "file") == nil {
+		t.Error("-fd and -out together were taken")
 	}
 }

@@ -179,7 +179,13 @@ func TestVersions(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	s, _, _ := fresh(t)
+	key, err := Ed25519.newKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	trailing := secret.Take(append(bytes.Clone(key.Bytes()), 0))
 	for name, it := range map[string]Item{
+		"key and more": {Tag: "a", Type: PrivateKey, Value: trailing},
 		"empty":        {Tag: "a", Type: Blob},
 		"large":        {Tag: "a", Type: Blob, Value: secret.New(MaxValue + 1)},
 		"short key":    {Tag: "a", Type: SymmetricKey, Value: secret.New(15)},

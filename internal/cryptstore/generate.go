@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
 	"fmt"
 	"io"
 	"slices"
@@ -135,8 +136,12 @@ func (k *Signer) MarshalJSON() ([]byte, error)     { return []byte(`"[redacted]"
 func (k *Signer) MarshalText() (b []byte, _ error) { return []byte("[redacted]"), nil }
 
 // parsePrivate reads a private-key value: PKCS #8, of an algorithm of Generate
-// or RSA of 2048 bits and more, and in no other encoding than its own.
+// or RSA of 2048 to 8192 bits, and nothing behind it.
 func parsePrivate(v *secret.Bytes) (*Signer, error) {
+	var whole asn1.RawValue
+	if rest, err := asn1.Unmarshal(v.Bytes(), &whole); err != nil || len(rest) > 0 {
+		return nil, fmt.Errorf("%w: private-key: not one DER object", ErrInvalid)
+	}
 	k, err := x509.ParsePKCS8PrivateKey(v.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("%w: private-key: not PKCS #8", ErrInvalid) // the cause may quote the key
