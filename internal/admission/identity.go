@@ -32,6 +32,7 @@ type Identity struct {
 	NotBefore, NotAfter time.Time
 	SPKI                [32]byte // SHA-256 of the SubjectPublicKeyInfo
 	Certificate         [32]byte // SHA-256 of the certificate
+	Issuer              [32]byte // SHA-256 of the issuer's SubjectPublicKeyInfo
 }
 
 // HasRole says whether policy lets it serve as role.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"attestbox/internal/admission"
+	"attestbox/internal/claim"
 	"attestbox/internal/code"
 	"attestbox/internal/seal"
 	"attestbox/internal/secret"
@@ -115,6 +116,12 @@ func (d *Domain) admit(ctx context.Context, a *asked, csr []byte) (*admitted, *s
 		return nil, &shown{root: "none"}, code.Wrap(code.CertifyRequest, err)
 	}
 	cur := d.current.Load()
+	// The policy key delegates to the issuer by a claim, which can end.
+	if issuer, err := claim.KeyOf("issuer", d.cfg.IssuerKey.Public()); err != nil {
+		return nil, &shown{root: "none"}, fmt.Errorf("%w: %w", errOwn, err)
+	} else if _, ok := cur.auth.Issuer(issuer, a.now); !ok {
+		return nil, &shown{root: "none"}, code.Wrap(code.ClaimUndelegated, fmt.Errorf("no claim in force trusts %s for certification", issuer))
+	}
 	s, err := d.prover.prove(ctx, cur, a)
 	if err != nil {
 		return nil, s, err

@@ -226,7 +226,7 @@ func (c *inForce) revoked(id *admission.Identity) bool {
 // entities are what a policy can revoke of a member.
 func entities(id *admission.Identity) []claim.Entity {
 	list := []claim.Entity{memberOf(id), claim.Key{ID: hex.EncodeToString(id.SPKI[:])},
-		claim.Certificate{SHA256: hex.EncodeToString(id.Certificate[:])}}
+		claim.Certificate{SHA256: hex.EncodeToString(id.Certificate[:])}, claim.Key{ID: hex.EncodeToString(id.Issuer[:])}}
 	switch {
 	case id.ChipID == [64]byte{}: // nothing vouches for one
 	case [56]byte(id.ChipID[8:]) == [56]byte{}: // Turin's

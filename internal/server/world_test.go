@@ -166,9 +166,11 @@ type talk struct {
 	x    wire.ExchangeID
 }
 
-func (w *world) dial() *talk {
+func (w *world) dial() *talk { w.t.Helper(); return w.dialALPN(wire.ALPNLaunch) }
+
+func (w *world) dialALPN(alpn string) *talk {
 	w.t.Helper()
-	cfg, err := wire.ClientTLS([]wire.Pin{w.server.Pin()})
+	cfg, err := wire.PinnedTLS(alpn, []wire.Pin{w.server.Pin()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
