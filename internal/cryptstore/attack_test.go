@@ -430,9 +430,6 @@ func victim(at string) int {
 // A process is killed in front of every step that a write takes on the file
 // system: the next one finds the old or the new state.
 func TestKilledAtEveryStep(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts a process per step")
-	}
 	key := secret.Random(32)
 	defer key.Zero()
 	for which, c := range changes() {

@@ -445,3 +445,44 @@ func FuzzParams(f *testing.F) {
 		}
 	})
 }
+
+// Any changed byte of a head that a platform sealed is noticed: parameters,
+// wrapped key and escrow copy as well as the index.
+func TestSealedHeadTampering(t *testing.T) {
+	o := newOwner(t)
+	by := o.sealer(snpsimtest.PSP(t, snp.Genoa).Launch(base))
+	raw := filled(t, by)
+	const key = "cryptstore/main/head"
+	good, err := raw.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range good {
+		bad := bytes.Clone(good)
+		bad[i] ^= 1
+		one := oneValue{raw, key, bad}
+		if _, err := cryptstore.Open(t.Context(), one, "main", by, cryptstore.Options{}); !errors.Is(err, cryptstore.ErrTampered) && !errors.Is(err, cryptstore.ErrSealed) {
+			t.Fatalf("byte %d changed: %v", i, err)
+		}
+		if _, err := ignoring(by, one); err == nil {
+			t.Fatalf("byte %d changed: only the seal's parameters say so", i)
+		}
+	}
+	if _, err := cryptstore.Open(t.Context(), oneValue{raw, key, good}, "main", by, cryptstore.Options{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// oneValue is a store that gives another value for one key.
+type oneValue struct {
+	store.Store
+	key   string
+	value []byte
+}
+
+func (o oneValue) Get(ctx context.Context, key string) ([]byte, error) {
+	if key == o.key {
+		return bytes.Clone(o.value), nil
+	}
+	return o.Store.Get(ctx, key)
+}
