@@ -25,7 +25,7 @@ done | grep -E '^Benchmark' | sort
 echo
 echo "== boot under QEMU TCG, seconds from kernel start to switch_root, $rounds boots"
 for i in $(seq "$rounds"); do
-  ATTESTBOX_DEMO_DIR=$root/out/bench-demo demo/demo.sh >out/bench-demo.log
+  ATTESTBOX_DEMO_DIR=$root/out/bench-demo demo/demo.sh >out/bench-demo.log 2>&1
   tr -d '\r' <out/bench-demo/tcp.console | sed -n 's/.*attestbox: \[ *\([0-9.]*\)\] \(modules\|network\|unlock\|outcome\|switch-root\):.*/\2 \1/p' | tr '\n' ' '
   echo
   grep -E '^    (build|kernel|owner|disk|image|boot over|attack)' out/bench-demo.log | sed 's/^    /  /'
