@@ -12,6 +12,7 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
+	"attestbox/internal/member/memberflags"
 	"attestbox/internal/strictjson"
 	"attestbox/internal/wire"
 )
@@ -25,6 +26,7 @@ const defaultTimeout = 5 * time.Minute
 type fileConfig struct {
 	Servers []string        `json:"servers"`
 	Pins    []wire.Pin      `json:"pins"`
+	Policy  string          `json:"policy"` // path of the domain's policy certificate
 	Timeout config.Duration `json:"timeout"`
 }
 
@@ -36,13 +38,22 @@ func (o *options) clientConfig(env *applet.Env, crypttab bool, field string) (cl
 		path = field
 	}
 	var file fileConfig
-	if path != "" || len(o.servers) == 0 || len(o.pins) == 0 {
+	if path != "" || len(o.servers) == 0 || len(o.pins) == 0 && !o.policyGiven {
 		var err error
 		if file, err = readConfig(path); err != nil {
 			return client.Config{}, 0, err
 		}
 	}
 	cfg := client.Config{Servers: file.Servers, Pins: file.Pins}
+	if o.policyGiven {
+		file.Policy = o.member.PolicyCert
+	}
+	if file.Policy != "" {
+		var err error
+		if cfg.Policy, err = memberflags.ReadPolicy(file.Policy); err != nil {
+			return client.Config{}, 0, err
+		}
+	}
 	if len(o.servers) > 0 {
 		cfg.Servers = o.servers
 	}
@@ -95,7 +106,7 @@ func parseConfig(path string, b []byte) (fileConfig, error) {
 		if err != nil {
 			return fileConfig{}, fmt.Errorf("%q: %w", path, err)
 		}
-		return required(path, fileConfig{Servers: c.Servers, Pins: c.Pins, Timeout: c.Timeout})
+		return required(path, fileConfig{Servers: c.Servers, Pins: c.Pins, Policy: c.Policy, Timeout: c.Timeout})
 	}
 	var c fileConfig
 	if err := strictjson.Unmarshal(b, &c); err != nil {
@@ -104,10 +115,11 @@ func parseConfig(path string, b []byte) (fileConfig, error) {
 	return required(path, c)
 }
 
-// required refuses a file without servers or pins: an init.json may do without.
+// required refuses a file without servers, or without anything to know them by:
+// an init.json may do without.
 func required(path string, c fileConfig) (fileConfig, error) {
-	if len(c.Servers) == 0 || len(c.Pins) == 0 {
-		return c, code.Wrap(code.ConfigBad, fmt.Errorf("%q: servers and pins are required", path))
+	if len(c.Servers) == 0 || len(c.Pins) == 0 && c.Policy == "" {
+		return c, code.Wrap(code.ConfigBad, fmt.Errorf("%q: servers and pins are required, or policy in place of pins", path))
 	}
 	return c, nil
 }

@@ -1,12 +1,14 @@
 // Package fetchsecret is the attested-launch client as a command and as a
 // crypttab keyscript: it proves this VM to the verifier and hands out what the
-// verifier released, on a descriptor or in a file on tmpfs.
+// verifier released, on a descriptor or in a file on tmpfs. With -key-server it
+// is a client of a key server, by the admission certificate that certify keeps.
 package fetchsecret
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"strings"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
+	"attestbox/internal/member/memberflags"
 	"attestbox/internal/platform"
 	"attestbox/internal/platform/sevguest"
 	"attestbox/internal/secret"
@@ -34,6 +37,10 @@ type options struct {
 	report        string
 	timeout       time.Duration
 	verbose       bool
+
+	member      memberflags.Flags
+	policyGiven bool
+	keys        keyOptions
 }
 
 func run(ctx context.Context, env *applet.Env, args []string) error {
@@ -55,8 +62,21 @@ func fetch(ctx context.Context, env *applet.Env, args []string, open func() (pla
 	fs.StringVar(&o.report, "report", "", "report the `RESULT` of an earlier release, opened or failed, with its -outcome file, and wait for the acknowledgement")
 	fs.DurationVar(&o.timeout, "timeout", 0, "give up after `DURATION` (default: from -config, else 5m)")
 	fs.BoolVar(&o.verbose, "v", false, "say what is being tried")
+	o.keys.register(fs)
+	o.member.Register(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	o.policyGiven = given["policy-cert"]
+	if given["key-server"] {
+		return o.runKeys(ctx, env, fs, given)
+	}
+	for _, name := range append(keyFlags, memberFlags...) {
+		if given[name] {
+			return fs.Usage("-%s goes with -key-server", name)
+		}
 	}
 	crypttab := env.Getenv("CRYPTTAB_NAME") != ""
 	if err := o.check(fs, crypttab); err != nil {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"attestbox/internal/admission"
@@ -35,19 +36,24 @@ type KeysConfig struct {
 	// Learned, if set, is called with the time and policy version of each
 	// authenticated answer, to raise the floor of both.
 	Learned func(time int64, minPolicyVersion uint64)
+
+	floor *atomic.Uint64 // highest policy version of an answer in this session
 }
 
 func (c *KeysConfig) session() (*session, error) {
 	if c.Trust == nil || c.Trust.Policy == nil || c.Certificate == nil {
 		return nil, code.Wrap(code.ConfigBad, errors.New("no policy certificate or no admission certificate is given"))
 	}
+	c.floor = new(atomic.Uint64)
 	cfg := Config{Servers: c.Servers, Now: c.Now, Logf: c.Logf, MinBackoff: c.MinBackoff, MaxBackoff: c.MaxBackoff, Dial: c.Dial}
 	return sessionWith(cfg, func() (*tls.Config, error) {
 		own, _, err := c.own()
 		if err != nil {
 			return nil, err
 		}
-		return admission.ClientTLS(c.Trust, *own, cfg.now, wire.ALPNKeys, wire.RoleKeyServer), nil
+		trust := *c.Trust // an answer may have raised what counts since
+		trust.MinPolicyVersion = max(trust.MinPolicyVersion, c.floor.Load())
+		return admission.ClientTLS(&trust, *own, cfg.now, wire.ALPNKeys, wire.RoleKeyServer), nil
 	})
 }
 
@@ -92,6 +98,7 @@ type KeyClient struct {
 
 	s       *session
 	learned func(int64, uint64)
+	floor   *atomic.Uint64
 	mu      sync.Mutex
 	conn    *tls.Conn
 	ends    time.Time // when the first of both certificates ends
@@ -129,7 +136,7 @@ func (c *KeysConfig) dial(ctx context.Context, s *session, a dial.Addr) (*KeyCli
 	if peer := conn.ConnectionState().PeerCertificates[0].NotAfter; peer.Before(ends) {
 		ends = peer
 	}
-	return &KeyClient{Server: a.String(), s: s, conn: conn, learned: c.Learned, ends: ends, own: own}, nil
+	return &KeyClient{Server: a.String(), s: s, conn: conn, learned: c.Learned, floor: c.floor, ends: ends, own: own}, nil
 }
 
 // admissionError makes final what no retry mends: a peer without the role is
@@ -193,6 +200,9 @@ func (k *KeyClient) read(req *wire.KeyRequest) (*wire.KeyReply, error) {
 	}
 	if reply.Code != "" {
 		return nil, code.Wrap(reply.Code, fmt.Errorf("%w: %s %q at %s (%s, exchange %s)", kindOf(reply.Code), req.Op, req.Name, k.Server, reply.Code, reply.Exchange))
+	}
+	for old := k.floor.Load(); old < reply.MinPolicyVersion && !k.floor.CompareAndSwap(old, reply.MinPolicyVersion); {
+		old = k.floor.Load()
 	}
 	if k.learned != nil {
 		k.learned(reply.Time, reply.MinPolicyVersion)

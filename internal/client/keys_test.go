@@ -173,6 +173,32 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+// A key server that falls behind the policy version that it has named before is
+// not asked again.
+func TestWatchPolicyOnlyRises(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ks := domaintest.New(t, "a.example", time.Now()).NewKeyServer(t, time.Now())
+		ks.Put("a", []byte("one"))
+		ks.Domain.Version = 5
+		ks.Cert = ks.Domain.Member(t, ks.Domain.Identity(9, 9, wire.RoleKeyServer), time.Now(), time.Hour)
+		cfg := keysConfig(t, ks)
+		cfg.Trust.MinPolicyVersion = 1
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		n := 0
+		err := Watch(ctx, cfg, "a", func(*Secret) error {
+			n++
+			ks.Domain.Version = 4 // set back from a backup
+			ks.Cert = ks.Domain.Member(t, ks.Domain.Identity(9, 9, wire.RoleKeyServer), time.Now(), time.Hour)
+			go ks.Drop()
+			return nil
+		})
+		if n != 1 || !errors.Is(err, admission.ErrPolicyVersion) {
+			t.Errorf("%d deliveries, %v", n, err)
+		}
+	})
+}
+
 // A watch ends with the certificate, unless there is a new one by then.
 func TestWatchEndsWithCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,0 +1,79 @@
+package fetchsecret
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"os/signal"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"attestbox/internal/applet"
+	"attestbox/internal/client"
+)
+
+// watch replaces the file whenever the secret changes, and then has the program
+// run, until it is told to end (nil) or the certificate ends. timeout bounds the
+// wait for the first version.
+func (o *options) watch(ctx context.Context, env *applet.Env, cfg client.KeysConfig, timeout time.Duration) error {
+	// Whoever read our messages may go; that is no reason to stop.
+	signal.Ignore(unix.SIGPIPE)
+	wctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	first := time.AfterFunc(timeout, func() { cancel(errNoFirst) })
+	defer first.Stop()
+	say := func(format string, a ...any) { fmt.Fprintf(env.Stderr, env.Name+": "+format+"\n", a...) }
+	changed := make(chan struct{}, 1) // changes while the program runs are one
+	idle := make(chan struct{})
+	go func() {
+		defer close(idle)
+		for range changed {
+			if err := o.runProgram(wctx, env); err != nil && wctx.Err() == nil {
+				say("%v", err)
+			}
+		}
+	}()
+	err := client.Watch(wctx, cfg, o.name, func(s *client.Secret) error {
+		if err := applet.CreateSecretFile(o.out, s.Value); err != nil {
+			return err
+		}
+		first.Stop()
+		say("%s version %d is in %q", o.name, s.Version, o.out)
+		if o.keys.run != "" {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+		return nil
+	})
+	close(changed)
+	if ctx.Err() != nil {
+		cancel(nil) // told to end: so is the program
+		<-idle
+		return nil
+	}
+	<-idle
+	if errors.Is(context.Cause(wctx), errNoFirst) {
+		return fmt.Errorf("waiting for the first version: %w", err)
+	}
+	return err
+}
+
+var errNoFirst = errors.New("no version came in time")
+
+// runProgram runs -run's program, without a shell, with its output on stderr.
+func (o *options) runProgram(ctx context.Context, env *applet.Env) error {
+	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, o.keys.run, o.keys.args...)
+	cmd.Stdout, cmd.Stderr = env.Stderr, env.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = runGrace
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("running %q: %w", o.keys.run, err)
+	}
+	return nil
+}
