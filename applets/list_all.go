@@ -9,6 +9,7 @@ import (
 	"attestbox/applets/explain"
 	fetchsecret "attestbox/applets/fetch-secret"
 	initapplet "attestbox/applets/init"
+	"attestbox/applets/policy"
 	snpsim "attestbox/applets/snp-sim"
 	unlockluks "attestbox/applets/unlock-luks"
 	"attestbox/applets/verifier"
@@ -27,6 +28,7 @@ func list() []applet.Applet {
 		attestd.Applet,
 		attestd.Client,
 		verifier.Applet,
+		policy.Applet,
 		snpsim.Applet,
 		explain.Applet,
 	}

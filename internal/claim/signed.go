@@ -201,3 +201,15 @@ func (v *VerifiedPolicy) Follows(old *VerifiedPolicy) error {
 	}
 	return nil
 }
+
+// LastSerial is the greatest serial ever given to a claim of the domain.
+func (v *VerifiedPolicy) LastSerial() uint64 { return v.policy.LastSerial }
+
+// Unsigned is the text of a signed file without its signature, which is not
+// looked at; a text without one is given as it is. For readers, not for trust.
+func Unsigned(b []byte) []byte {
+	if text, _, _, err := splitSigned(b); err == nil {
+		return text
+	}
+	return b
+}
