@@ -42,6 +42,24 @@ func TestChipCommands(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &info); err != nil || info["product"] != "Turin" {
 		t.Errorf("show -json: %v, %s", err, out)
 	}
+	next := filepath.Join(t.TempDir(), "next")
+	if _, talk, exit := call(t, "init", "-chip", next, "-like", dir); exit != 0 {
+		t.Fatalf("init -like: exit %d, %s", exit, talk)
+	}
+	var other map[string]any
+	out, _, _ = call(t, "show", "-chip", next, "-json")
+	if err := json.Unmarshal([]byte(out), &other); err != nil {
+		t.Fatal(err)
+	}
+	for name, same := range map[string]bool{"product": true, "ark_sha256": true, "ask_sha256": true, "reported_tcb": true, "report_version": true,
+		"chip_id": false, "vcek_sha256": false} {
+		if info[name] == nil || (info[name] == other[name]) != same {
+			t.Errorf("another chip of the maker: %s %v, and %v", name, info[name], other[name])
+		}
+	}
+	if _, talk, exit := call(t, "init", "-chip", filepath.Join(next, "x"), "-like", dir, "-product", "Genoa"); exit != 2 {
+		t.Errorf("another product of the chip's maker: exit %d, %s", exit, talk)
+	}
 	file := filepath.Join(dir, "report")
 	if _, talk, exit := call(t, "report", "-chip", dir, "-host-data", strings.Repeat("11", 32), "-vmpl", "2", "-out", file); exit != 0 {
 		t.Fatalf("report: exit %d, %s", exit, talk)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -23,25 +24,47 @@ func runInit(_ context.Context, env *applet.Env, args []string) error {
 	version := flags.Uint("report-version", 3, "`version` of the reports: 3 or 5")
 	tcb := flags.String("tcb", "", "`TCB` as boot_loader=4,tee=0,snp=27,microcode=219 and on Turin fmc=1; what is left out keeps its default")
 	id := flags.String("chip-id", "", "CHIP_ID in `hex`, 64 bytes, on Turin 8 (default: random)")
+	like := flags.String("like", "", "another chip of the maker of the one in this `folder`: the same product, ARK and ASK")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 || *dir == "" {
 		return flags.Usage("init needs -chip DIR and nothing else")
 	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	product, err := snp.ParseProduct(*name)
 	if err != nil {
 		return flags.Usage("%v", err)
 	}
+	var sibling *snpsim.PSP
+	if *like != "" {
+		if sibling, err = loadChip(*like); err != nil {
+			return err
+		}
+		if given["product"] && product != sibling.Product() {
+			return flags.Usage("-product %s, but the chip in %q is a %s", product, *like, sibling.Product())
+		}
+		product = sibling.Product()
+	}
 	if *version != 3 && *version != 5 {
 		return flags.Usage("-report-version %d, want 3 or 5", *version)
 	}
-	opts := []snpsim.Option{snpsim.WithReportVersion(uint32(*version))}
-	t, err := parseTCB(product, snpsim.DefaultState(product).Current, *tcb)
-	if err != nil {
-		return flags.Usage("-tcb: %v", err)
+	var opts []snpsim.Option
+	now := snpsim.DefaultState(product).Current
+	if sibling != nil {
+		now = sibling.State().Current
 	}
-	opts = append(opts, snpsim.WithTCB(t))
+	if sibling == nil || given["report-version"] {
+		opts = append(opts, snpsim.WithReportVersion(uint32(*version)))
+	}
+	if sibling == nil || *tcb != "" {
+		t, err := parseTCB(product, now, *tcb)
+		if err != nil {
+			return flags.Usage("-tcb: %v", err)
+		}
+		opts = append(opts, snpsim.WithTCB(t))
+	}
 	if *id != "" {
 		b, err := hex.DecodeString(*id)
 		if err != nil || len(b) != product.ChipIDSize() {
@@ -58,8 +81,13 @@ func runInit(_ context.Context, env *applet.Env, args []string) error {
 		}
 		return applet.WithHint(err, "name another folder, or remove this one")
 	}
-	fmt.Fprintf(env.Stderr, "%s: making RSA-4096 keys for ARK and ASK, a few seconds\n", env.Name)
-	p, err := snpsim.NewPSP(product, opts...)
+	var p *snpsim.PSP
+	if sibling != nil {
+		p, err = sibling.AnotherChip(opts...)
+	} else {
+		fmt.Fprintf(env.Stderr, "%s: making RSA-4096 keys for ARK and ASK, a few seconds\n", env.Name)
+		p, err = snpsim.NewPSP(product, opts...)
+	}
 	if err != nil {
 		return err
 	}
