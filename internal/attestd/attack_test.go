@@ -17,6 +17,7 @@ import (
 	"attestbox/internal/code"
 	"attestbox/internal/secret"
 	"attestbox/internal/strictjson"
+	"attestbox/internal/testenv"
 )
 
 func unmarshal(b []byte, v any) error { return strictjson.Unmarshal(b, v) }
@@ -73,11 +74,25 @@ func TestRequestBeforeChallenge(t *testing.T) {
 	}
 }
 
-// Executable pages that can change make a program unmeasured.
-func TestChangeableLibrary(t *testing.T) {
+// Code that is not a measured file's makes a program unmeasured.
+func TestOtherCode(t *testing.T) {
 	w := newWorld(t, false, nil)
-	lib := w.unmeasured()
-	c := w.spawn(w.measured("good"), "library", w.socket, lib)
+	for mode, file := range map[string]string{"library": w.unmeasured(), "anonymous": "", "rewritten": ""} {
+		c := w.spawn(w.measured("good"), mode, w.socket, file)
+		if got := c.line(t); !strings.HasPrefix(got, "image:sha256:") {
+			t.Errorf("%s: before: %q", mode, got)
+		}
+		wantRefused(t, mode, c.line(t), code.AttestdCaller)
+	}
+}
+
+// A process that was root when it connected is not root's program any more.
+func TestUserChanged(t *testing.T) {
+	if os.Getuid() != 0 {
+		testenv.Skip(t, "root, to become somebody else")
+	}
+	w := newWorld(t, false, nil)
+	c := w.spawn(w.measured("good"), "setuid", w.socket)
 	if got := c.line(t); !strings.HasPrefix(got, "image:sha256:") {
 		t.Errorf("before: %q", got)
 	}

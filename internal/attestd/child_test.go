@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -76,6 +77,39 @@ func childMain(mode string, args []string) error {
 			return err
 		}
 		if _, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_PRIVATE); err != nil {
+			return err
+		}
+		return ask(ctx, c)
+	case "anonymous": // make code in memory
+		if err := ask(ctx, c); err != nil {
+			return err
+		}
+		if _, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
+			return err
+		}
+		return ask(ctx, c)
+	case "setuid":
+		if err := ask(ctx, c); err != nil {
+			return err
+		}
+		if err := syscall.Setresuid(12345, 12345, 12345); err != nil {
+			return err
+		}
+		return ask(ctx, c)
+	case "rewritten": // change a copy of its own code, then make it executable
+		if err := ask(ctx, c); err != nil {
+			return err
+		}
+		f, err := os.Open("/proc/self/exe")
+		if err != nil {
+			return err
+		}
+		b, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+		if err != nil {
+			return err
+		}
+		b[100]++
+		if err := unix.Mprotect(b, unix.PROT_READ|unix.PROT_EXEC); err != nil {
 			return err
 		}
 		return ask(ctx, c)

@@ -27,11 +27,13 @@
 // execute another program; leave the socket with a child and execute another
 // program; hand the socket to another process; reuse a process ID.
 //
-// Which program. See Program and Kernel. Executable files that the process has
-// mapped beside its own (shared libraries) must be as unchangeable, and with
-// fs-verity be root's; a traced process, or one in another user or PID
-// namespace, is unmeasured. An unmeasured program may attest as "unmeasured",
-// and see the certificate; no more.
+// Which program. See Program and Kernel. All executable memory of the process
+// must be of its executable or of files as unchangeable as that (shared
+// libraries; with fs-verity they must be root's), and not written to since it
+// was mapped: a program that makes code as it runs is unmeasured. So is a
+// traced process, one in another user or PID namespace, and one that changed
+// its user after it connected. An unmeasured program may attest as
+// "unmeasured", and see the certificate; no more.
 //
 // It does not protect programs of one user from each other beyond that: a user
 // who may run a program can, by arguments, environment, ptrace or

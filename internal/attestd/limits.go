@@ -101,10 +101,11 @@ func (u *users) enter(uid uint32) *user {
 		if len(u.all) >= maxUsers {
 			u.forget()
 		}
-		one = &user{turn: make(chan struct{}, 1)}
-		if len(u.all) < maxUsers {
-			u.all[uid] = one
+		if len(u.all) >= maxUsers {
+			return nil
 		}
+		one = &user{turn: make(chan struct{}, 1)}
+		u.all[uid] = one
 	}
 	if u.conns >= u.limits.Connections || one.conns >= u.limits.PerUser {
 		return nil

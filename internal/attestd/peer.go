@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -16,7 +17,7 @@ import (
 var errGone = errors.New("the caller ended or runs another program now")
 
 // maxProc bounds what is read of a file in /proc, in bytes.
-const maxProc = 1 << 20
+const maxProc = 8 << 20
 
 // peer is one execution of a program, held on to by descriptors.
 type peer struct {
@@ -169,7 +170,7 @@ func (p *peer) measure(m Measurer) (Program, string) {
 }
 
 // doubt is the reason why the digest of its executable does not say what the
-// process does: namespaces, a tracer, a changeable library.
+// process does: namespaces, a tracer, another user, changeable code.
 func (p *peer) doubt(m Measurer) (why string, err error) {
 	for _, ns := range []string{"ns/user", "ns/pid"} {
 		own, oerr := os.Readlink("/proc/self/" + ns)
@@ -183,96 +184,144 @@ func (p *peer) doubt(m Measurer) (why string, err error) {
 			return "it is in another namespace, " + ns, nil
 		}
 	}
-	status, err := open(int(p.proc.Fd()), "status", unix.O_RDONLY)
+	status, err := p.read("status", 64<<10)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", errGone, err)
+		return "", err
 	}
-	defer status.Close()
-	b := make([]byte, 16<<10)
-	n, _ := status.Read(b)
-	if t := field(b[:n], "TracerPid:"); t != "0" {
+	if t := field(status, "TracerPid:"); t != "0" {
 		return "it is traced, by process " + t, nil
 	}
-	return p.libraries(m)
+	// Real, effective, saved and file system user (proc(5)); SO_PEERCRED has
+	// the effective one at the time of connect.
+	if f := strings.Fields(line(status, "Uid:")); len(f) != 4 || f[1] != strconv.FormatUint(uint64(p.uid), 10) {
+		return "it changed its user after it connected", nil
+	}
+	return p.code(m)
 }
 
-// libraries looks at every executable mapping of a file other than the
-// executable itself.
-func (p *peer) libraries(m Measurer) (why string, err error) {
-	buf := make([]byte, maxProc)
-	n := 0
-	for n < len(buf) {
-		k, err := p.maps.ReadAt(buf[n:], int64(n))
-		n += k
-		if k == 0 || err != nil {
-			break
+// read is a file in the process's folder in /proc, of at most max bytes.
+func (p *peer) read(name string, max int64) ([]byte, error) {
+	f, err := open(int(p.proc.Fd()), name, unix.O_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errGone, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errGone, err)
+	}
+	if len(b) == 0 {
+		return nil, fmt.Errorf("%w: %s is empty", errGone, name)
+	}
+	if int64(len(b)) > max {
+		return nil, fmt.Errorf("%s of the caller has more than %d bytes", name, max)
+	}
+	return b, nil
+}
+
+// code looks at every executable mapping: each must be of a file that cannot
+// change, and must not have been written to. /proc/PID/exe alone would not do:
+// whoever makes a user namespace can point it at another file
+// (prctl(2), PR_SET_MM_MAP).
+func (p *peer) code(m Measurer) (why string, err error) {
+	smaps, err := p.read("smaps", maxProc)
+	if err != nil {
+		return "", err
+	}
+	own := fmt.Sprintf("%02x:%02x %d", unix.Major(p.stat.Dev), unix.Minor(p.stat.Dev), p.stat.Ino)
+	seen := map[string]bool{own: true}
+	executable, hasOwn := false, false
+	for l := range strings.Lines(string(smaps)) {
+		f := strings.Fields(l)
+		if len(f) > 1 && strings.HasSuffix(f[0], ":") { // a property of the mapping above
+			if executable && (f[0] == "Anonymous:" || f[0] == "Swap:") && f[1] != "0" {
+				return "it has changed its code in memory", nil
+			}
+			continue
 		}
-	}
-	if n == 0 {
-		return "", errGone
-	}
-	if n == len(buf) {
-		return "it has too many mappings", nil
-	}
-	seen := map[string]bool{}
-	for line := range strings.Lines(string(buf[:n])) {
 		// START-END PERMS OFFSET MAJOR:MINOR INODE PATH (proc(5))
-		f := strings.Fields(line)
-		if len(f) < 5 || len(f[1]) < 4 || f[1][2] != 'x' || f[4] == "0" || seen[f[3]+" "+f[4]] {
+		if len(f) < 5 || len(f[1]) < 4 {
+			return "its mappings cannot be read", nil
+		}
+		executable = f[1][2] == 'x'
+		if !executable {
 			continue
 		}
-		seen[f[3]+" "+f[4]] = true
-		if f[3] == fmt.Sprintf("%02x:%02x", unix.Major(p.stat.Dev), unix.Minor(p.stat.Dev)) && f[4] == strconv.FormatUint(p.stat.Ino, 10) {
+		if f[4] == "0" {
+			// The kernel's own pages; nobody else can give a mapping such a name.
+			if len(f) == 6 && (f[5] == "[vdso]" || f[5] == "[vsyscall]") {
+				executable = false
+				continue
+			}
+			return "it has executable memory that is no file's", nil
+		}
+		id := f[3] + " " + f[4]
+		hasOwn = hasOwn || id == own
+		if seen[id] {
 			continue
 		}
+		seen[id] = true
 		start, end, _ := strings.Cut(f[0], "-")
 		lo, err1 := strconv.ParseUint(start, 16, 64)
 		hi, err2 := strconv.ParseUint(end, 16, 64)
 		if err1 != nil || err2 != nil {
 			return "its mappings cannot be read", nil
 		}
-		if why := p.library(m, fmt.Sprintf("map_files/%x-%x", lo, hi)); why != "" {
+		same, why := p.library(m, fmt.Sprintf("map_files/%x-%x", lo, hi))
+		if why != "" {
 			return why + ", mapped from " + strings.Join(f[5:], " "), nil
 		}
+		hasOwn = hasOwn || same
+	}
+	if !hasOwn {
+		return "it does not run its executable", nil
 	}
 	return "", nil
 }
 
-func (p *peer) library(m Measurer, name string) string {
+// library looks at one mapped file and says whether it is the executable, as
+// on file systems whose device numbers differ between /proc and stat.
+func (p *peer) library(m Measurer, name string) (same bool, why string) {
+	const cannot = "a library cannot be examined: "
 	f, err := open(int(p.proc.Fd()), name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		return "a library cannot be examined: " + err.Error()
+		return false, cannot + err.Error()
 	}
 	defer f.Close()
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return "a library cannot be examined: " + err.Error()
+		return false, cannot + err.Error()
 	}
 	if st.Dev == p.stat.Dev && st.Ino == p.stat.Ino {
-		return ""
+		return true, ""
 	}
 	kind, err := m.Kind(f)
 	switch {
 	case err != nil:
-		return "a library cannot be examined: " + err.Error()
+		return false, cannot + err.Error()
 	case kind == "":
-		return "a library can change"
+		return false, "a library can change"
 	case kind == KindVerity && st.Uid != 0:
 		// Anybody may turn fs-verity on for a file of his own.
-		return "a library is not root's"
+		return false, "a library is not root's"
+	}
+	return false, ""
+}
+
+// line is what follows a name at the beginning of a line.
+func line(b []byte, name string) string {
+	for l := range bytes.Lines(b) {
+		if rest, ok := bytes.CutPrefix(l, []byte(name)); ok {
+			return string(rest)
+		}
 	}
 	return ""
 }
 
-// field is the first word after a name at the beginning of a line.
+// field is the first word of line.
 func field(b []byte, name string) string {
-	for line := range bytes.Lines(b) {
-		if rest, ok := bytes.CutPrefix(line, []byte(name)); ok {
-			f := bytes.Fields(rest)
-			if len(f) > 0 {
-				return string(f[0])
-			}
-		}
+	if f := strings.Fields(line(b, name)); len(f) > 0 {
+		return f[0]
 	}
 	return ""
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,23 +83,23 @@ func Listen(path string, gid int) (*net.UnixListener, error) {
 			return nil, err
 		}
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	// The mode of the socket before bind is the file's (unix(7)), whatever the
+	// umask allows: at no time may more than the owner connect.
+	cfg := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var ferr error
+		return errors.Join(raw.Control(func(fd uintptr) { ferr = unix.Fchmod(int(fd), 0o600) }), ferr)
+	}}
+	l, err := cfg.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, err
 	}
-	mode := os.FileMode(0o600)
 	if gid >= 0 {
-		mode = 0o660
-		err = os.Lchown(path, -1, gid)
+		if err := errors.Join(os.Lchown(path, -1, gid), os.Chmod(path, 0o660)); err != nil {
+			l.Close()
+			return nil, err
+		}
 	}
-	if err == nil {
-		err = os.Chmod(path, mode)
-	}
-	if err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
+	return l.(*net.UnixListener), nil
 }
 
 // Serve answers callers until ctx ends; it closes l. Connections then get
