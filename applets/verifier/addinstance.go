@@ -10,11 +10,13 @@ import (
 	"strings"
 	"time"
 
+	"attestbox/internal/admission"
 	"attestbox/internal/applet"
 	"attestbox/internal/code"
 	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/server"
+	"attestbox/internal/servercmd"
 	"attestbox/internal/strictjson"
 	"attestbox/internal/wire"
 )
@@ -28,12 +30,12 @@ const (
 )
 
 func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
-	var sf stateFlags
+	var sf servercmd.StateFlags
 	var lf launchFlags
 	var headers, secrets applet.Strings
 	fs := env.Flags("-state DIR -seal-key FILE -id HEX|new -image DIR [-disk-key FILE -header FILE] [-secret NAME=FILE]...",
 		"verifier add-instance -state /var/lib/attestbox -seal-key /run/credentials/seal.key -id new -image build/ -disk-key /run/disk.key -header disk.json")
-	sf.register(fs)
+	sf.Register(fs)
 	lf.register(fs)
 	id := fs.String("id", "", "instance ID, 64 `HEX` digits, or new; the host launches the VM with it as HOST_DATA")
 	diskKey := fs.String("disk-key", "", "`FILE` with the LUKS key; - is stdin")
@@ -41,11 +43,12 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	fs.Var(&secrets, "secret", "further secret, `NAME=FILE`; may be repeated")
 	takeover := fs.Bool("takeover", false, "a second boot takes over from one that is pending or alive, with an alert (default)")
 	quarantine := fs.Bool("quarantine", false, "a second boot is refused until the owner clears the first (verifier instance clear)")
+	domain := fs.String("domain", "", "appraise it by the policy of this domain, `NAME`; launch digests then only narrow what the policy trusts, and may be left out")
 	note := fs.String("note", "", "free `TEXT` for people")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	switch err := sf.check(fs); {
+	switch err := sf.Check(fs); {
 	case err != nil:
 		return err
 	case fs.NArg() > 0:
@@ -55,7 +58,7 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	case *takeover && *quarantine:
 		return fs.Usage("-takeover and -quarantine exclude each other")
 	}
-	inst := &server.Instance{OnSecond: server.Takeover, Note: *note, Created: time.Now().Unix()}
+	inst := &server.Instance{OnSecond: server.Takeover, Domain: *domain, Note: *note, Created: time.Now().Unix()}
 	if *quarantine {
 		inst.OnSecond = server.Quarantine
 	}
@@ -63,8 +66,15 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if inst.ID, err = parseID(*id); err != nil {
 		return fs.Usage("-id: %v", err)
 	}
-	if inst.Measurements, err = lf.measurements(); err != nil {
-		return err
+	switch {
+	case *domain != "" && admission.CheckDomain(*domain) != nil:
+		return fs.Usage("-domain: %v", admission.CheckDomain(*domain))
+	case *domain != "" && lf.none():
+		inst.Measurements = []server.Measurement{}
+	default:
+		if inst.Measurements, err = lf.measurements(); err != nil {
+			return err
+		}
 	}
 	sec := &server.Secrets{}
 	defer sec.Zero()
@@ -81,15 +91,17 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 		}
 		inst.Headers = append(inst.Headers, *rec)
 	}
-	st, err := sf.open(ctx, env)
+	st, err := sf.Open(ctx, env)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
-	if err := lf.refuseSynthetic(ctx, st); err != nil {
-		return err
+	if *domain == "" { // whether the firmware is real is the domain's policy otherwise
+		if err := lf.refuseSynthetic(ctx, st); err != nil {
+			return err
+		}
 	}
-	if err := sf.refuseReleased(env, sec); err != nil {
+	if err := refuseReleased(&sf, env, sec); err != nil {
 		return err
 	}
 	if err := st.AddInstance(ctx, inst, sec); err != nil {
@@ -123,7 +135,7 @@ func parseID(s string) (id wire.Hex32, err error) {
 func readSecrets(env *applet.Env, sec *server.Secrets, diskKey string, named applet.Strings) error {
 	var err error
 	if diskKey != "" {
-		if sec.DiskKey, err = readSecret(env, diskKey, maxDiskKey); err != nil {
+		if sec.DiskKey, err = servercmd.ReadSecret(env, diskKey, maxDiskKey); err != nil {
 			return fmt.Errorf("disk key: %w", err)
 		}
 		if n := sec.DiskKey.Len(); n < minDiskKey {
@@ -135,7 +147,7 @@ func readSecrets(env *applet.Env, sec *server.Secrets, diskKey string, named app
 		if !ok || !wire.ValidSecretName(name) {
 			return applet.Usage("-secret %.80q: want NAME=FILE, NAME of letters, digits, dot, hyphen and underscore", s)
 		}
-		value, err := readSecret(env, file, maxNamedSecret)
+		value, err := servercmd.ReadSecret(env, file, maxNamedSecret)
 		if err != nil {
 			return fmt.Errorf("secret %q: %w", name, err)
 		}
@@ -146,15 +158,15 @@ func readSecrets(env *applet.Env, sec *server.Secrets, diskKey string, named app
 
 // refuseReleased refuses to release what seals the state: whoever has the VM
 // would open a copy of the state folder.
-func (f *stateFlags) refuseReleased(env *applet.Env, sec *server.Secrets) error {
-	if f.keyFile == "-" || f.passFile == "-" {
+func refuseReleased(f *servercmd.StateFlags, env *applet.Env, sec *server.Secrets) error {
+	if f.KeyFile == "-" || f.PassFile == "-" {
 		return nil // stdin was read once, for the key itself
 	}
-	key, err := f.key(env)
+	key, err := f.Key(env)
 	if err != nil {
 		return err
 	}
-	defer zeroKey(key)
+	defer servercmd.ZeroKey(key)
 	seal := key.File
 	if seal.Len() == 0 {
 		seal = key.Passphrase
@@ -183,7 +195,7 @@ func readHeader(env *applet.Env, name string, key *secret.Bytes) (*wire.HeaderRe
 		return nil, fmt.Errorf("reading header %q: %w", name, err)
 	}
 	if first[0] != 'L' {
-		b, err := readFile(env, name, 64<<10)
+		b, err := servercmd.ReadFile(env, name, 64<<10)
 		if err != nil {
 			return nil, fmt.Errorf("reading header record: %w", err)
 		}

@@ -13,6 +13,7 @@ import (
 	"attestbox/internal/code"
 	"attestbox/internal/recipient"
 	"attestbox/internal/server"
+	"attestbox/internal/servercmd"
 	"attestbox/internal/store"
 )
 
@@ -38,21 +39,21 @@ func runBackupKey(_ context.Context, env *applet.Env, args []string) error {
 }
 
 func runBackup(ctx context.Context, env *applet.Env, args []string) error {
-	var sf stateFlags
+	var sf servercmd.StateFlags
 	fs := env.Flags("-state DIR -seal-key FILE -recipient PUBKEY -out FILE", "verifier backup -state /var/lib/attestbox -seal-key /run/credentials/seal.key -recipient backup.pub -out verifier.backup")
-	sf.register(fs)
+	sf.Register(fs)
 	pubFile := fs.String("recipient", "", "public key `FILE` from verifier backup-key")
 	out := fs.String("out", "", "backup `FILE`; - is stdout")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	switch err := sf.check(fs); {
+	switch err := sf.Check(fs); {
 	case err != nil:
 		return err
 	case *pubFile == "" || *out == "" || fs.NArg() > 0:
 		return fs.Usage("want -recipient and -out, and nothing else")
 	}
-	pub, err := readFile(env, *pubFile, 64<<10)
+	pub, err := servercmd.ReadFile(env, *pubFile, 64<<10)
 	if err != nil {
 		return err
 	}
@@ -61,13 +62,13 @@ func runBackup(ctx context.Context, env *applet.Env, args []string) error {
 		return applet.WithHint(fmt.Errorf("%q: %w", *pubFile, err), "make a key pair with: verifier backup-key -out FILE")
 	}
 	if *out != "-" {
-		if in, err := lies(sf.dir, filepath.Dir(*out)); err != nil {
+		if in, err := servercmd.Lies(sf.Dir, filepath.Dir(*out)); err != nil {
 			return fmt.Errorf("writing the backup: %w", err)
 		} else if in {
 			return fs.Usage("-out %q lies in the state folder, and would be lost with it", *out)
 		}
 	}
-	st, err := sf.open(ctx, env)
+	st, err := sf.Open(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -88,21 +89,21 @@ func runBackup(ctx context.Context, env *applet.Env, args []string) error {
 }
 
 func runRestore(ctx context.Context, env *applet.Env, args []string) error {
-	var sf stateFlags
+	var sf servercmd.StateFlags
 	fs := env.Flags("-state NEWDIR -seal-key FILE -identity KEY -in FILE", "verifier restore -state /var/lib/attestbox -seal-key /run/credentials/seal.key -identity /dev/shm/backup.key -in verifier.backup")
-	sf.register(fs)
+	sf.Register(fs)
 	identity := fs.String("identity", "", "private key `FILE` from verifier backup-key; - is stdin")
 	in := fs.String("in", "", "backup `FILE`")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	switch err := sf.check(fs); {
+	switch err := sf.Check(fs); {
 	case err != nil:
 		return err
 	case *identity == "" || *in == "" || fs.NArg() > 0:
 		return fs.Usage("want -identity and -in, and nothing else")
 	}
-	private, err := readSecret(env, *identity, 64<<10)
+	private, err := servercmd.ReadSecret(env, *identity, 64<<10)
 	if err != nil {
 		return fmt.Errorf("reading backup key: %w", err)
 	}
@@ -111,17 +112,17 @@ func runRestore(ctx context.Context, env *applet.Env, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%q: %w", *identity, err)
 	}
-	backup, err := readFile(env, *in, server.MaxBackup+64<<10)
+	backup, err := servercmd.ReadFile(env, *in, server.MaxBackup+64<<10)
 	if err != nil {
 		return err
 	}
-	key, err := sf.key(env)
+	key, err := sf.Key(env)
 	if err != nil {
 		return err
 	}
-	defer zeroKey(key)
+	defer servercmd.ZeroKey(key)
 	var made time.Time
-	st, err := createState(ctx, sf.dir, func(raw store.Store) (st *server.State, err error) {
+	st, err := servercmd.CreateState(ctx, sf.Dir, func(raw store.Store) (st *server.State, err error) {
 		st, made, err = server.Restore(ctx, raw, key, backup, by)
 		return st, err
 	})
@@ -138,7 +139,7 @@ func runRestore(ctx context.Context, env *applet.Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(env.Stderr, "restored %s as of %s; boot counters and decommissioned IDs are those of that time\n", filepath.Clean(sf.dir), made.UTC().Format(time.RFC3339))
+	fmt.Fprintf(env.Stderr, "restored %s as of %s; boot counters and decommissioned IDs are those of that time\n", filepath.Clean(sf.Dir), made.UTC().Format(time.RFC3339))
 	fmt.Fprintln(env.Stdout, pin)
 	return nil
 }

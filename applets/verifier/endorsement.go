@@ -3,7 +3,6 @@ package verifier
 import (
 	"context"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -17,19 +16,9 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/appraise"
 	"attestbox/internal/kds"
+	"attestbox/internal/servercmd"
 	"attestbox/internal/snp"
 )
-
-// kdsDir is the folder of certificates and revocation lists in the state
-// folder; nothing in it is secret or trusted.
-const kdsDir = "kds"
-
-// knownChip says whether the folder has any certificate of a chip.
-func knownChip(dir string, product snp.Product, chip [64]byte) bool {
-	id := hex.EncodeToString(chip[:product.ChipIDSize()])
-	found, err := filepath.Glob(filepath.Join(dir, string(product), "vcek-"+id+"-*.der"))
-	return err == nil && len(found) > 0
-}
 
 func runAddEndorsement(_ context.Context, env *applet.Env, args []string) error {
 	var dir, seal string
@@ -42,15 +31,15 @@ func runAddEndorsement(_ context.Context, env *applet.Env, args []string) error 
 	if dir == "" || f.NArg() == 0 {
 		return f.Usage("want -state and files: VCEK certificates, revocation lists (DER or PEM)")
 	}
-	if err := checkDir(dir); err != nil {
+	if err := servercmd.CheckDir(dir); err != nil {
 		return err
 	}
-	cache, err := kds.Open(kds.Config{Dir: filepath.Join(dir, kdsDir)})
+	cache, err := kds.Open(kds.Config{Dir: filepath.Join(dir, servercmd.KDSDir)})
 	if err != nil {
 		return err
 	}
 	for _, name := range f.Args() {
-		b, err := readFile(env, name, 1<<20)
+		b, err := servercmd.ReadFile(env, name, 1<<20)
 		if err != nil {
 			return err
 		}

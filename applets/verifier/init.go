@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +16,7 @@ import (
 	"attestbox/internal/appraise"
 	"attestbox/internal/appraise/amdroots"
 	"attestbox/internal/server"
+	"attestbox/internal/servercmd"
 	"attestbox/internal/snp"
 	"attestbox/internal/store"
 )
@@ -45,7 +44,7 @@ func (r *rulesFlags) config(env *applet.Env, fs *applet.FlagSet) (cfg server.Con
 	case r.policy != "" && (len(r.products) > 0 && len(r.roots) == 0 || len(r.chips) > 0):
 		return cfg, nil, fs.Usage("-policy excludes -product and -chip")
 	case r.policy != "":
-		b, err := readFile(env, r.policy, 1<<20)
+		b, err := servercmd.ReadFile(env, r.policy, 1<<20)
 		if err != nil {
 			return cfg, nil, err
 		}
@@ -82,7 +81,7 @@ func (r *rulesFlags) config(env *applet.Env, fs *applet.FlagSet) (cfg server.Con
 func (r *rulesFlags) readRoots(env *applet.Env) ([]server.Root, error) {
 	roots := []server.Root{}
 	for _, name := range r.roots {
-		b, err := readFile(env, name, 64<<10)
+		b, err := servercmd.ReadFile(env, name, 64<<10)
 		if err != nil {
 			return nil, err
 		}
@@ -179,16 +178,16 @@ func parseFloor(levels string) (f appraise.TCBFloor, err error) {
 }
 
 func runInit(ctx context.Context, env *applet.Env, args []string) error {
-	var sf stateFlags
+	var sf servercmd.StateFlags
 	var rf rulesFlags
 	fs := env.Flags("-state DIR -seal-key FILE [-root FILE] -product NAME[:snp=N,...]",
 		"verifier init -state /var/lib/attestbox -seal-key /run/credentials/seal.key -product Genoa:bl=9,tee=0,snp=22,ucode=72")
-	sf.register(fs)
+	sf.Register(fs)
 	rf.register(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	if err := sf.check(fs); err != nil {
+	if err := sf.Check(fs); err != nil {
 		return err
 	}
 	if fs.NArg() > 0 {
@@ -198,12 +197,12 @@ func runInit(ctx context.Context, env *applet.Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	key, err := sf.key(env)
+	key, err := sf.Key(env)
 	if err != nil {
 		return err
 	}
-	defer zeroKey(key)
-	st, err := createState(ctx, sf.dir, func(raw store.Store) (*server.State, error) {
+	defer servercmd.ZeroKey(key)
+	st, err := servercmd.CreateState(ctx, sf.Dir, func(raw store.Store) (*server.State, error) {
 		return server.CreateState(ctx, raw, key, cfg, time.Now())
 	})
 	if err != nil {
@@ -217,41 +216,22 @@ func runInit(ctx context.Context, env *applet.Env, args []string) error {
 	for _, w := range warnings {
 		fmt.Fprintf(env.Stderr, "%s: warning: %s\n", env.Name, w)
 	}
-	fmt.Fprintf(env.Stderr, "made the state %s; images pin this key:\n", sf.dir)
+	fmt.Fprintf(env.Stderr, "made the state %s; images pin this key:\n", sf.Dir)
 	fmt.Fprintln(env.Stdout, pin)
 	return nil
 }
 
-// createState makes a state folder around fill. What a failure leaves is
-// removed, so that the next attempt finds an empty folder.
-func createState(ctx context.Context, dir string, fill func(store.Store) (*server.State, error)) (*server.State, error) {
-	if err := newDir(dir); err != nil {
-		return nil, err
-	}
-	raw, err := openBolt(dir)
-	if err != nil {
-		return nil, err
-	}
-	st, err := fill(raw)
-	if err != nil {
-		raw.Close()
-		os.Remove(filepath.Join(dir, dbFile))
-		return nil, err
-	}
-	return st, nil
-}
-
 func runPin(ctx context.Context, env *applet.Env, args []string) error {
-	var sf stateFlags
+	var sf servercmd.StateFlags
 	fs := env.Flags("-state DIR -seal-key FILE", "verifier pin -state /var/lib/attestbox -seal-key /run/credentials/seal.key")
-	sf.register(fs)
+	sf.Register(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	if err := sf.check(fs); err != nil {
+	if err := sf.Check(fs); err != nil {
 		return err
 	}
-	st, err := sf.open(ctx, env)
+	st, err := sf.Open(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -269,11 +249,11 @@ func runPolicy(ctx context.Context, env *applet.Env, args []string) error {
 		return applet.WithHint(applet.Usage("want show or set"), "for example: verifier policy show -state DIR -seal-key FILE")
 	}
 	verb := args[0]
-	var sf stateFlags
+	var sf servercmd.StateFlags
 	var rf rulesFlags
 	var minVersion uint64
 	fs := env.Flags("show|set -state DIR -seal-key FILE [set: as init] [FILE]", "verifier policy set -state /var/lib/attestbox -seal-key /run/credentials/seal.key policy.json")
-	sf.register(fs)
+	sf.Register(fs)
 	if verb == "set" {
 		rf.register(fs)
 		fs.Uint64Var(&minVersion, "min-policy-version", 0, "least policy version that guests accept from now on; it never falls")
@@ -281,7 +261,7 @@ func runPolicy(ctx context.Context, env *applet.Env, args []string) error {
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
 	}
-	if err := sf.check(fs); err != nil {
+	if err := sf.Check(fs); err != nil {
 		return err
 	}
 	if verb == "set" && fs.NArg() == 1 && rf.policy == "" {
@@ -289,7 +269,7 @@ func runPolicy(ctx context.Context, env *applet.Env, args []string) error {
 	} else if fs.NArg() > 0 {
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
 	}
-	st, err := sf.open(ctx, env)
+	st, err := sf.Open(ctx, env)
 	if err != nil {
 		return err
 	}

@@ -2,13 +2,12 @@ package verifier
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"time"
 
 	"attestbox/internal/applet"
 	"attestbox/internal/server"
+	"attestbox/internal/servercmd"
 	"attestbox/internal/wire"
 )
 
@@ -46,7 +45,7 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	verb := args[0]
 	var f instanceFlags
 	fs := env.Flags("list|show|allow|clear|decommission -state DIR -seal-key FILE [flags] [ID]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+map[bool]string{false: " ID"}[verb == "list"])
-	f.state.register(fs)
+	f.state.Register(fs)
 	switch verb {
 	case "list", "show":
 		fs.BoolVar(&f.json, "json", false, "print JSON")
@@ -59,7 +58,7 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
 	}
-	if err := f.state.check(fs); err != nil {
+	if err := f.state.Check(fs); err != nil {
 		return err
 	}
 	want := 1
@@ -84,7 +83,7 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 			return err
 		}
 	}
-	st, err := f.state.open(ctx, env)
+	st, err := f.state.Open(ctx, env)
 	if err != nil {
 		return err
 	}
@@ -99,17 +98,11 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 }
 
 type instanceFlags struct {
-	state             stateFlags
+	state             servercmd.StateFlags
 	launch            launchFlags
 	measurements      []server.Measurement
 	id                wire.Hex32
 	json, only, erase bool
-}
-
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }
 
 func instanceList(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
@@ -131,7 +124,7 @@ func instanceList(ctx context.Context, env *applet.Env, st *server.State, f *ins
 		return err
 	})
 	if err == nil && f.json {
-		err = printJSON(env.Stdout, all)
+		err = servercmd.PrintJSON(env.Stdout, all)
 	}
 	return err
 }
@@ -146,7 +139,7 @@ func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *ins
 		return err
 	}
 	if f.json {
-		return printJSON(env.Stdout, shown{i, b, stateOf(i, b)})
+		return servercmd.PrintJSON(env.Stdout, shown{i, b, stateOf(i, b)})
 	}
 	w := env.Stdout
 	fmt.Fprintf(w, "instance     %s\nstate        %s\n", i.ID, stateOf(i, b))

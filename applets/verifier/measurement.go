@@ -16,6 +16,7 @@ import (
 	"attestbox/internal/image"
 	"attestbox/internal/measure"
 	"attestbox/internal/server"
+	"attestbox/internal/servercmd"
 )
 
 // maxFirmware and maxCmdline bound what is read to measure; kernel and
@@ -48,6 +49,11 @@ func (l *launchFlags) register(fs *applet.FlagSet) {
 	fs.StringVar(&l.vcpuType, "vcpu-type", "EPYC-Milan", "vCPU type")
 	fs.StringVar(&l.vmm, "vmm", "", "qemu (default), ec2, gce")
 	fs.Uint64Var(&l.guestFeatures, "guest-features", 0, "SEV_FEATURES of the VMSA; 0 is the default of the VMM")
+}
+
+// none says that no launch digest is given at all.
+func (l *launchFlags) none() bool {
+	return len(l.images)+len(l.digests) == 0 && l.kernel == "" && l.initrd == "" && l.append == "" && l.ovmf == ""
 }
 
 func incomplete(format string, a ...any) error {
@@ -156,7 +162,7 @@ func firmware(name string) ([]byte, error) {
 	if name == "" {
 		return measure.SyntheticFirmware(), nil
 	}
-	return readFile(nil, name, maxFirmware)
+	return servercmd.ReadFile(nil, name, maxFirmware)
 }
 
 func computeDigest(cfg measure.Config, kernel, initrd string) (string, error) {
@@ -203,7 +209,7 @@ func (l *launchFlags) fromImage(dir string) (none server.Measurement, err error)
 		dir = filepath.Dir(dir)
 	}
 	name := filepath.Join(dir, "image.json")
-	b, err := readFile(nil, name, maxRecord)
+	b, err := servercmd.ReadFile(nil, name, maxRecord)
 	if err != nil {
 		return none, applet.WithHint(err, "make the folder with: mkimage build -out DIR ...")
 	}
@@ -222,7 +228,7 @@ func (l *launchFlags) fromImage(dir string) (none server.Measurement, err error)
 	case !m.Complete:
 		return none, incomplete("image %q: its launch digest is incomplete: %s", dir, m.Why)
 	}
-	cmdline, err := readFile(nil, filepath.Join(dir, "cmdline"), maxCmdline)
+	cmdline, err := servercmd.ReadFile(nil, filepath.Join(dir, "cmdline"), maxCmdline)
 	if err != nil {
 		return none, err
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"attestbox/internal/applet"
+	"attestbox/internal/server"
+	"attestbox/internal/servercmd"
 )
 
 // Applet is `verifier`.
@@ -33,7 +35,7 @@ func commands() []command {
 		{"policy", "show or set the appraisal policy and trusted roots", runPolicy},
 		{"add-endorsement", "keep VEK certificates and revocation lists for reports that bring none", runAddEndorsement},
 		{"serve", "answer VMs", runServe},
-		{"explain", "say why an exchange ended as it did", runExplain},
+		{"explain", "say why an exchange ended as it did", servercmd.Explain},
 		{"appraise", "appraise a report offline, for people", Appraise},
 		{"backup-key", "make the key that backups are encrypted to", runBackupKey},
 		{"backup", "write the whole state, encrypted", runBackup},
@@ -74,4 +76,8 @@ func list(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-16s %s\n", c.name, c.summary)
 	}
+}
+
+func runServe(ctx context.Context, env *applet.Env, args []string) error {
+	return servercmd.Serve(ctx, env, args, servercmd.ServeOptions{Roles: []string{server.RoleLaunch}})
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/hpke"
@@ -65,6 +66,7 @@ type Domain struct {
 type inForce struct {
 	*rulesOf
 	policy *claim.VerifiedPolicy
+	signed []byte
 	floor  uint64
 }
 
@@ -167,6 +169,10 @@ func (d *Domain) Reload(ctx context.Context, now time.Time) (changed bool, err e
 	if err != nil {
 		return false, fmt.Errorf("reading the policy: %w", err)
 	}
+	was := d.current.Load()
+	if was != nil && bytes.Equal(was.signed, signed) {
+		return false, nil
+	}
 	kept, _, err := d.st.policyRecord(ctx, d.name)
 	if err != nil {
 		return false, err
@@ -176,7 +182,6 @@ func (d *Domain) Reload(ctx context.Context, now time.Time) (changed bool, err e
 		return false, err
 	}
 	digest := wire.Hex32(p.Digest())
-	was := d.current.Load()
 	switch {
 	case p.Domain() != d.name:
 		return false, code.Wrap(code.PolicySignature, fmt.Errorf("the policy is of domain %s", p.Domain()))
@@ -198,7 +203,7 @@ func (d *Domain) Reload(ctx context.Context, now time.Time) (changed bool, err e
 			return false, err
 		}
 	}
-	d.current.Store(&inForce{rulesOf: rules, policy: p, floor: r.Floor})
+	d.current.Store(&inForce{rulesOf: rules, policy: p, signed: signed, floor: r.Floor})
 	d.mu.Lock()
 	close(d.changed)
 	d.changed = make(chan struct{})

@@ -1,8 +1,13 @@
-package verifier
+// Package servercmd is what the applets verifier, server, policy-server and
+// key-server share: the state folder, its flags, and the running server. Glue and
+// flags; the work is in internal/server.
+package servercmd
 
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +20,7 @@ import (
 	"attestbox/internal/code"
 	"attestbox/internal/secret"
 	"attestbox/internal/server"
+	"attestbox/internal/snp"
 	"attestbox/internal/store"
 	"attestbox/internal/store/bolt"
 	"attestbox/internal/store/relay"
@@ -23,51 +29,91 @@ import (
 
 // Names in the state folder; see docs/verifier.md.
 const (
-	dbFile        = "state.db"
-	decisionsFile = "decisions.jsonl"
-	socketFile    = "admin.sock"
+	DBFile        = "state.db"
+	DecisionsFile = "decisions.jsonl"
+	SocketFile    = "admin.sock"
+	// AuditDir is the folder of the audit log.
+	AuditDir = "audit"
+	// KDSDir is the folder of certificates and revocation lists; nothing in it
+	// is secret or trusted.
+	KDSDir = "kds"
 )
 
-// stateFlags are the flags of every command that opens the state.
-type stateFlags struct {
-	dir, keyFile, passFile string
+// KnownChip says whether the folder of certificates has any of a chip.
+func KnownChip(dir string, product snp.Product, chip [64]byte) bool {
+	id := hex.EncodeToString(chip[:product.ChipIDSize()])
+	found, err := filepath.Glob(filepath.Join(dir, string(product), "vcek-"+id+"-*.der"))
+	return err == nil && len(found) > 0
 }
 
-func (f *stateFlags) register(fs *applet.FlagSet) {
-	fs.StringVar(&f.dir, "state", "", "state `DIR` of the verifier, mode 0700")
-	fs.StringVar(&f.keyFile, "seal-key", "", "`FILE` of 32 or more random bytes that seals the state; not in the state folder")
-	fs.StringVar(&f.passFile, "seal-passphrase", "", "`FILE` with a passphrase instead; - is stdin")
+// CreateState makes a state folder around fill. What a failure leaves is
+// removed, so that the next attempt finds an empty folder.
+func CreateState(ctx context.Context, dir string, fill func(store.Store) (*server.State, error)) (*server.State, error) {
+	if err := NewDir(dir); err != nil {
+		return nil, err
+	}
+	raw, err := OpenBolt(dir)
+	if err != nil {
+		return nil, err
+	}
+	st, err := fill(raw)
+	if err != nil {
+		raw.Close()
+		os.Remove(filepath.Join(dir, DBFile))
+		return nil, err
+	}
+	return st, nil
 }
 
-func (f *stateFlags) check(fs *applet.FlagSet) error {
+// PrintJSON prints v, indented.
+func PrintJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// StateFlags are the flags of every command that opens the state.
+type StateFlags struct {
+	Dir, KeyFile, PassFile string
+}
+
+// Register adds the flags.
+func (f *StateFlags) Register(fs *applet.FlagSet) {
+	fs.StringVar(&f.Dir, "state", "", "state `DIR` of the verifier, mode 0700")
+	fs.StringVar(&f.KeyFile, "seal-key", "", "`FILE` of 32 or more random bytes that seals the state; not in the state folder")
+	fs.StringVar(&f.PassFile, "seal-passphrase", "", "`FILE` with a passphrase instead; - is stdin")
+}
+
+// Check refuses what the flags lack.
+func (f *StateFlags) Check(fs *applet.FlagSet) error {
 	switch {
-	case f.dir == "":
+	case f.Dir == "":
 		return fs.Usage("-state is missing")
-	case f.keyFile == "" && f.passFile == "":
+	case f.KeyFile == "" && f.PassFile == "":
 		return fs.Usage("-seal-key (or -seal-passphrase) is missing")
-	case f.keyFile != "" && f.passFile != "":
+	case f.KeyFile != "" && f.PassFile != "":
 		return fs.Usage("-seal-key and -seal-passphrase exclude each other")
 	}
 	return nil
 }
 
-// key reads the seal key; the caller zeroes both parts. A key inside the state
+// Key reads the seal key; the caller zeroes both parts. A key inside the state
 // folder is refused: whoever copies the folder would have it too.
-func (f *stateFlags) key(env *applet.Env) (sealed.Key, error) {
-	name, max := f.keyFile, sealed.MaxFileKey
+func (f *StateFlags) Key(env *applet.Env) (sealed.Key, error) {
+	name, max := f.KeyFile, sealed.MaxFileKey
 	if name == "" {
-		name = f.passFile
+		name = f.PassFile
 	}
 	if name != "-" {
-		if err := outside(f.dir, name); err != nil {
+		if err := outside(f.Dir, name); err != nil {
 			return sealed.Key{}, err
 		}
 	}
-	b, err := readSecret(env, name, max)
+	b, err := ReadSecret(env, name, max)
 	if err != nil {
 		return sealed.Key{}, fmt.Errorf("reading the seal key: %w", err)
 	}
-	if f.keyFile != "" {
+	if f.KeyFile != "" {
 		if err := sealed.CheckFileKey(b); err != nil {
 			b.Zero()
 			return sealed.Key{}, applet.WithHint(applet.Refused(code.SealKey, fmt.Errorf("reading the seal key %q: %w", name, err)),
@@ -79,7 +125,8 @@ func (f *stateFlags) key(env *applet.Env) (sealed.Key, error) {
 	return sealed.Key{Passphrase: secret.Copy(bytes.TrimRight(b.Bytes(), "\r\n"))}, nil
 }
 
-func zeroKey(k sealed.Key) { k.File.Zero(); k.Passphrase.Zero() }
+// ZeroKey wipes a seal key.
+func ZeroKey(k sealed.Key) { k.File.Zero(); k.Passphrase.Zero() }
 
 // outside refuses a file that lies in dir, by its real path or by being the
 // same file as one in there.
@@ -88,7 +135,7 @@ func outside(dir, file string) error {
 		return applet.WithHint(applet.Refused(code.SealKey, fmt.Errorf("the seal key %q lies in the state folder: a copy of the folder would open itself", file)),
 			"keep it elsewhere, for example as a systemd credential")
 	}
-	in, err := lies(dir, file)
+	in, err := Lies(dir, file)
 	if err != nil {
 		return fmt.Errorf("reading the seal key: %w", err)
 	}
@@ -114,9 +161,9 @@ func outside(dir, file string) error {
 	})
 }
 
-// lies says whether path, which exists, is dir or something in it, by their real
+// Lies says whether path, which exists, is dir or something in it, by their real
 // paths. A dir that does not exist holds nothing.
-func lies(dir, path string) (bool, error) {
+func Lies(dir, path string) (bool, error) {
 	path, err := realPath(path)
 	if err != nil {
 		return false, err
@@ -138,8 +185,8 @@ func realPath(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// readSecret reads a file, or stdin for "-".
-func readSecret(env *applet.Env, name string, max int) (*secret.Bytes, error) {
+// ReadSecret reads a file, or stdin for "-".
+func ReadSecret(env *applet.Env, name string, max int) (*secret.Bytes, error) {
 	r := env.Stdin
 	if name != "-" {
 		f, err := os.Open(name)
@@ -159,9 +206,9 @@ func readSecret(env *applet.Env, name string, max int) (*secret.Bytes, error) {
 	return s, nil
 }
 
-// readFile reads a bounded file that is not secret; - is stdin where there is
+// ReadFile reads a bounded file that is not secret; - is stdin where there is
 // an env.
-func readFile(env *applet.Env, name string, max int64) ([]byte, error) {
+func ReadFile(env *applet.Env, name string, max int64) ([]byte, error) {
 	var r io.Reader
 	if name == "-" && env != nil {
 		r = env.Stdin
@@ -183,8 +230,8 @@ func readFile(env *applet.Env, name string, max int64) ([]byte, error) {
 	return b, nil
 }
 
-// newDir makes the folder of a new state; one that holds something is refused.
-func newDir(dir string) error {
+// NewDir makes the folder of a new state; one that holds something is refused.
+func NewDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err == nil {
 		return nil
 	} else if !errors.Is(err, fs.ErrExist) {
@@ -203,13 +250,14 @@ func newDir(dir string) error {
 	return nil
 }
 
-func checkDir(dir string) error {
+// CheckDir refuses a folder that is no state, or that others can read.
+func CheckDir(dir string) error {
 	st, err := os.Stat(dir)
 	if err == nil && !st.IsDir() {
 		err = errors.New("not a folder")
 	}
 	if err == nil {
-		_, err = os.Stat(filepath.Join(dir, dbFile))
+		_, err = os.Stat(filepath.Join(dir, DBFile))
 	}
 	if err != nil {
 		return applet.WithHint(fmt.Errorf("opening the state %q: %w", dir, err), "make one with: verifier init -state DIR -seal-key FILE")
@@ -220,25 +268,26 @@ func checkDir(dir string) error {
 	return nil
 }
 
-// open opens the state, through the running server if there is one.
-func (f *stateFlags) open(ctx context.Context, env *applet.Env) (*server.State, error) {
-	return f.openBy(ctx, env, func() (store.Store, error) {
-		if s, err := relay.Dial(ctx, filepath.Join(f.dir, socketFile)); err == nil {
+// Open opens the state, through the running server if there is one.
+func (f *StateFlags) Open(ctx context.Context, env *applet.Env) (*server.State, error) {
+	return f.OpenBy(ctx, env, func() (store.Store, error) {
+		if s, err := relay.Dial(ctx, filepath.Join(f.Dir, SocketFile)); err == nil {
 			return s, nil
 		}
-		return openBolt(f.dir)
+		return OpenBolt(f.Dir)
 	})
 }
 
-func (f *stateFlags) openBy(ctx context.Context, env *applet.Env, raw func() (store.Store, error)) (*server.State, error) {
-	if err := checkDir(f.dir); err != nil {
+// OpenBy opens the state over the store that raw gives.
+func (f *StateFlags) OpenBy(ctx context.Context, env *applet.Env, raw func() (store.Store, error)) (*server.State, error) {
+	if err := CheckDir(f.Dir); err != nil {
 		return nil, err
 	}
-	key, err := f.key(env)
+	key, err := f.Key(env)
 	if err != nil {
 		return nil, err
 	}
-	defer zeroKey(key)
+	defer ZeroKey(key)
 	r, err := raw()
 	if err != nil {
 		return nil, err
@@ -247,15 +296,16 @@ func (f *stateFlags) openBy(ctx context.Context, env *applet.Env, raw func() (st
 	if err != nil {
 		r.Close()
 		if errors.Is(err, sealed.ErrSealKey) {
-			return nil, applet.Refused(code.SealKey, fmt.Errorf("opening the state %q: %w", f.dir, err))
+			return nil, applet.Refused(code.SealKey, fmt.Errorf("opening the state %q: %w", f.Dir, err))
 		}
-		return nil, fmt.Errorf("opening the state %q: %w", f.dir, err)
+		return nil, fmt.Errorf("opening the state %q: %w", f.Dir, err)
 	}
 	return st, nil
 }
 
-func openBolt(dir string) (store.Store, error) {
-	s, err := bolt.Open(filepath.Join(dir, dbFile))
+// OpenBolt opens the state's store: nobody else may have it open.
+func OpenBolt(dir string) (store.Store, error) {
+	s, err := bolt.Open(filepath.Join(dir, DBFile))
 	if errors.Is(err, store.ErrLocked) {
 		return nil, applet.WithHint(applet.Later(code.StateLocked, err), "wait for the other command, or stop the other server")
 	}

@@ -1,4 +1,4 @@
-package verifier
+package servercmd
 
 import (
 	"context"
@@ -13,21 +13,22 @@ import (
 	"attestbox/internal/wire"
 )
 
-func runExplain(_ context.Context, env *applet.Env, args []string) error {
-	var sf stateFlags
-	fs := env.Flags("-state DIR [-json] EXCHANGE-ID | last", "verifier explain -state /var/lib/attestbox 8f0c6c1d6f2f4a7e9b1f0d3c5a7b9e11")
-	sf.register(fs) // the seal key is taken and not needed
+// Explain is the command explain.
+func Explain(_ context.Context, env *applet.Env, args []string) error {
+	var sf StateFlags
+	fs := env.Flags("-state DIR [-json] EXCHANGE-ID | last", env.Name+" -state /var/lib/attestbox 8f0c6c1d6f2f4a7e9b1f0d3c5a7b9e11")
+	sf.Register(fs) // the seal key is taken and not needed
 	asJSON := fs.Bool("json", false, "print JSON")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	switch {
-	case sf.dir == "":
+	case sf.Dir == "":
 		return fs.Usage("-state is missing")
 	case fs.NArg() != 1:
 		return fs.Usage("want one exchange ID (the guest prints it), or last")
 	}
-	path := filepath.Join(sf.dir, decisionsFile)
+	path := filepath.Join(sf.Dir, DecisionsFile)
 	var found []server.Decision
 	if fs.Arg(0) == "last" {
 		if err := server.EachDecision(path, func(d *server.Decision) { found = []server.Decision{*d} }); err != nil {
@@ -47,21 +48,25 @@ func runExplain(_ context.Context, env *applet.Env, args []string) error {
 		return applet.WithHint(fmt.Errorf("no decision about exchange %s in %q", fs.Arg(0), path), "old ones go first under load; the server's log may still have it")
 	}
 	if *asJSON {
-		return printJSON(env.Stdout, found)
+		return PrintJSON(env.Stdout, found)
 	}
 	for i := range found {
-		printDecision(env.Stdout, &found[i])
+		PrintDecision(env.Stdout, &found[i])
 	}
 	return nil
 }
 
-func printDecision(w io.Writer, d *server.Decision) {
+// PrintDecision prints a decision for people.
+func PrintDecision(w io.Writer, d *server.Decision) {
 	fmt.Fprintf(w, "exchange     %s\ntime         %s\npeer         %s\n", d.Exchange, d.Time, d.Peer)
 	line := func(name, value string) {
 		if value != "" {
 			fmt.Fprintf(w, "%-12s %s\n", name, value)
 		}
 	}
+	line("protocol", d.Protocol)
+	line("domain", d.Domain)
+	line("role", d.Role)
 	line("instance", d.ID)
 	line("hardware", d.Root)
 	line("chip", d.Chip)
@@ -71,6 +76,9 @@ func printDecision(w io.Writer, d *server.Decision) {
 		line("boot", fmt.Sprint(d.Boot))
 	}
 	line("outcome", d.Outcome)
+	line("request", strings.TrimSpace(d.Op+" "+d.Secret))
+	line("certificate", d.Serial)
+	line("proof", d.ProofDigest)
 	verdict := d.Decision
 	if d.Code != "" {
 		verdict += ": " + string(d.Code)
