@@ -1,7 +1,7 @@
 // Package sealed encrypts the values of a store, so that a copy of the state
 // alone opens nothing.
 //
-//	seal key (file or passphrase) --KDF--> key-encryption key
+//	seal key (file, passphrase or platform) --KDF--> key-encryption key
 //	key-encryption key --AES-256-GCM--> master key, in the value "meta/seal"
 //	master key --HKDF-SHA-256, info = domain string and key name--> value key
 //	value key --AES-256-GCM, random nonce, associated data = key name--> value

@@ -144,7 +144,7 @@ func TestSealRecord(t *testing.T) {
 		"wrapped":  edit(func(m *meta) { m.Wrapped[20] ^= 1 }),
 		"version":  edit(func(m *meta) { m.Version = 2 }),
 		"kdf":      edit(func(m *meta) { m.KDF = "none" }),
-		"huge":     edit(func(m *meta) { m.KDF, m.Time, m.Memory, m.Lanes = kdfArgon2id, 1, 1 << 30, 1 }),
+		"huge":     edit(func(m *meta) { m.KDF, m.Time, m.Memory, m.Lanes = kdfArgon2id, 1, 1<<30, 1 }),
 		"no salt":  edit(func(m *meta) { m.Salt = nil }),
 		"no json":  []byte("x"),
 		"trailing": append(bytes.Clone(good), '1'),
@@ -163,6 +163,10 @@ func TestWeakKeysAreRefused(t *testing.T) {
 	for name, key := range map[string]Key{
 		"none":             {},
 		"both":             {File: secret.Random(32), Passphrase: secret.Random(32)},
+		"file, platform":   {File: secret.Random(32), Platform: fixed{key: secret.Random(32)}},
+		"short platform":   {Platform: fixed{"p", []byte{1}, secret.Random(31)}},
+		"no platform name": {Platform: fixed{"", []byte{1}, secret.Random(32)}},
+		"long parameters":  {Platform: fixed{"p", make([]byte, MaxPlatformParams+1), secret.Random(32)}},
 		"short file":       {File: secret.Random(31)},
 		"long file":        {File: secret.Random(MaxFileKey + 1)},
 		"text file":        {File: secret.Copy([]byte("correct horse battery staple, twice over\n"))},
@@ -176,8 +180,67 @@ func TestWeakKeysAreRefused(t *testing.T) {
 	}
 }
 
+// fixed is a platform that always answers the same.
+type fixed struct {
+	kind   string
+	params []byte
+	key    *secret.Bytes
+}
+
+func (f fixed) Seal(context.Context, [16]byte) (string, []byte, *secret.Bytes, error) {
+	return f.kind, f.params, secret.Copy(f.key.Bytes()), nil
+}
+
+func (f fixed) Unseal(context.Context, [16]byte, string, []byte) (*secret.Bytes, error) {
+	return secret.Copy(f.key.Bytes()), nil
+}
+
+// The platform's name and parameters are authenticated, even for a platform
+// whose key does not depend on them.
+func TestPlatformRecord(t *testing.T) {
+	ctx := context.Background()
+	raw, key := newRaw(t), Key{Platform: fixed{"p", []byte{1}, secret.Random(32)}}
+	if _, err := Create(ctx, raw, key); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(ctx, raw, key); err != nil {
+		t.Fatal(err)
+	}
+	old, err := raw.Get(ctx, metaKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := old
+	for name, f := range map[string]func(*meta){
+		"name":          func(m *meta) { m.Platform = "q" },
+		"parameters":    func(m *meta) { m.Params[0]++ },
+		"no name":       func(m *meta) { m.Platform = "" },
+		"no parameters": func(m *meta) { m.Params = nil },
+		"costs":         func(m *meta) { m.Time = 1 },
+		"a key file's":  func(m *meta) { m.KDF = kdfFile },
+	} {
+		var m meta
+		if err := json.Unmarshal(good, &m); err != nil {
+			t.Fatal(err)
+		}
+		f(&m)
+		b, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := raw.Replace(ctx, metaKey, old, b); err != nil {
+			t.Fatal(err)
+		}
+		old = b
+		if _, err := Open(ctx, raw, key); err == nil {
+			t.Errorf("%s: opened", name)
+		}
+	}
+}
+
 func FuzzSealRecord(f *testing.F) {
 	f.Add([]byte(`{"version":1,"kdf":"hkdf-sha256","salt":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","time":0,"memory":0,"lanes":0,"wrapped":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`))
+	f.Add([]byte(`{"version":1,"kdf":"platform","salt":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","time":0,"memory":0,"lanes":0,"wrapped":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","platform":"p","params":"AA=="}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := parseMeta(b)
 		if err != nil {
@@ -187,7 +250,11 @@ func FuzzSealRecord(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m2, err := parseMeta(again); err != nil || m2.KDF != m.KDF || !bytes.Equal(m2.Wrapped, m.Wrapped) {
+		m2, err := parseMeta(again)
+		if err != nil {
+			t.Fatalf("re-marshalled record %s: %v", again, err)
+		}
+		if thrice, _ := json.Marshal(m2); !bytes.Equal(again, thrice) {
 			t.Errorf("re-marshalled record differs: %s", again)
 		}
 	})
