@@ -174,8 +174,14 @@ func (f *folder) add(days int, now time.Time, lines ...string) error {
 			}
 		}
 		text, before = grown, p
-		added++
-		fmt.Fprintf(f.env.Stderr, "added: %s\n", item)
+		switch {
+		case item.Key != nil: // without its certificate
+			added++
+			fmt.Fprintf(f.env.Stderr, "added: %s\n", item.Key.Key)
+		case item.Claim != nil || item.Measurement != nil:
+			added++
+			fmt.Fprintf(f.env.Stderr, "added: %s\n", item)
+		}
 	}
 	if added == 0 {
 		return nil

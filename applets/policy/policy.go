@@ -28,6 +28,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"init", "make a domain: policy key, policy certificate, policy.txt", runInit},
+		{"add", "add claims from a file that was written by hand", runAdd},
 		{"allow", "trust a measurement", runAllow},
 		{"import", "trust what an image's claim file or image.json names", runImport},
 		{"trust-root", "trust a hardware root, or a simulated enclave's key", runTrustRoot},
