@@ -77,8 +77,9 @@ func TestRequestBeforeChallenge(t *testing.T) {
 // Code that is not a measured file's makes a program unmeasured.
 func TestOtherCode(t *testing.T) {
 	w := newWorld(t, false, nil)
+	good := w.measured("good")
 	for mode, file := range map[string]string{"library": w.unmeasured(), "anonymous": "", "rewritten": ""} {
-		c := w.spawn(w.measured("good"), mode, w.socket, file)
+		c := w.spawn(good, mode, w.socket, file)
 		if got := c.line(t); !strings.HasPrefix(got, "image:sha256:") {
 			t.Errorf("%s: before: %q", mode, got)
 		}

@@ -88,6 +88,25 @@ func childMain(mode string, args []string) error {
 			return err
 		}
 		return ask(ctx, c)
+	case "bench": // an operation, so many times
+		n, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		r, data := Request{Op: args[1]}, []byte(nil)
+		if args[1] != OpWhoami {
+			r.Context, data = "bench", make([]byte, 64)
+		}
+		start := time.Now()
+		for range n {
+			_, body, err := c.Do(ctx, r, data)
+			if err != nil {
+				return err
+			}
+			body.Zero()
+		}
+		say("%d", time.Since(start).Nanoseconds()/int64(n))
+		return nil
 	case "setuid":
 		if err := ask(ctx, c); err != nil {
 			return err

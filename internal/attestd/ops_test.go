@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -259,7 +260,7 @@ func (s *stuck) Report(context.Context, [64]byte) (*platform.Evidence, error) {
 func TestPlatformHangs(t *testing.T) {
 	p := &stuck{asked: make(chan struct{}, 10), free: make(chan struct{}, 10)}
 	w := newWorld(t, false, func(o *Options) {
-		o.Platform, o.Limits = p, Limits{Report: 200 * time.Millisecond, Shutdown: 200 * time.Millisecond}
+		o.Platform, o.Limits = p, Limits{Report: time.Second, Shutdown: 20 * time.Second}
 	})
 	_, err := w.dial().Attest(testContext(t), nil)
 	wantCode(t, "stuck", err, code.AttestdBusy)
@@ -274,6 +275,9 @@ func TestPlatformHangs(t *testing.T) {
 	if r, err := w.dial().Attest(testContext(t), nil); err != nil || len(r.Report) != 1184 {
 		t.Errorf("afterwards: %v", err)
 	}
+	<-p.asked
+	go w.dial().Attest(testContext(t), nil)
+	<-p.asked
 	if err := w.stop(); err != nil {
 		t.Error(err)
 	}
@@ -413,6 +417,24 @@ func TestKernelUnmeasured(t *testing.T) {
 	w := newWorld(t, false, func(o *Options) { o.Measurer = new(Kernel) })
 	if got := w.run(nil, w.measured("good"), "ask", w.socket); !strings.HasPrefix(got, Unmeasured+" ") {
 		t.Errorf("%q", got)
+	}
+}
+
+// One request of a measured program: what it costs to be sure who asks, and
+// the work itself.
+func BenchmarkRequest(b *testing.B) {
+	w := newWorld(b, false, func(o *Options) { o.Limits = Limits{RequestRate: 1e9, RequestBurst: 1e9} })
+	good := w.measured("good")
+	for _, op := range []string{OpWhoami, OpSeal, OpSign} {
+		b.Run(op, func(b *testing.B) {
+			out := w.run(nil, good, "bench", w.socket, op, strconv.Itoa(b.N))
+			ns, err := strconv.ParseFloat(out, 64)
+			if err != nil {
+				b.Fatal(out)
+			}
+			b.ReportMetric(ns, "ns/request")
+			b.ReportMetric(0, "ns/op")
+		})
 	}
 }
 
