@@ -3,11 +3,7 @@ package policy
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -16,13 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"attestbox/internal/admission"
 	"attestbox/internal/applet"
-	"attestbox/internal/appraise"
 	"attestbox/internal/claim"
 	"attestbox/internal/code"
 	"attestbox/internal/image"
-	"attestbox/internal/snp"
 )
 
 // editFlags are what every command that writes claims takes.
@@ -206,136 +199,6 @@ func runImport(_ context.Context, env *applet.Env, args []string) error {
 	return nil
 }
 
-// publicKey reads a key from PEM: PUBLIC KEY or CERTIFICATE. cert is nil for
-// the former.
-func publicKey(env *applet.Env, file string) (spki, cert []byte, err error) {
-	b, err := readFile(env, file, 1<<20)
-	if err != nil {
-		return nil, nil, err
-	}
-	if block, _ := pem.Decode(b); block != nil && block.Type == "PUBLIC KEY" {
-		return block.Bytes, nil, nil
-	} else if block != nil && strings.Contains(block.Type, "PRIVATE") {
-		return nil, nil, applet.WithHint(fmt.Errorf("%q is a private key, which belongs to nobody but its owner", file), "name the file of the public key or the certificate")
-	}
-	ders, err := appraise.DecodeCerts(b)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%q: neither a public key in PEM nor a certificate: %w", file, err)
-	}
-	for _, der := range ders { // of a chain, the root
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%q: %w", file, err)
-		}
-		if len(ders) == 1 || bytes.Equal(c.RawIssuer, c.RawSubject) {
-			return c.RawSubjectPublicKeyInfo, der, nil
-		}
-	}
-	return nil, nil, fmt.Errorf("%q: several certificates, none of them self-signed", file)
-}
-
-// declare gives a key with its declaration, or as policy.txt declares it
-// already.
-func declare(p *claim.Policy, name string, spki, cert []byte) (k claim.Key, lines []string, err error) {
-	if k, err = claim.KeyOfSPKI(name, spki); err != nil {
-		return k, nil, err
-	}
-	for _, i := range p.Items {
-		if i.Key == nil {
-			continue
-		}
-		if i.Key.Key.Same(k) {
-			return i.Key.Key, nil, nil
-		}
-		if i.Key.Key.Name == name {
-			return k, nil, applet.WithHint(fmt.Errorf("policy.txt has another key of the name %s", name), "choose one with -name")
-		}
-	}
-	if cert != nil {
-		return k, []string{"certificate " + name + " " + k.Alg + " " + base64.StdEncoding.EncodeToString(cert)}, nil
-	}
-	return k, []string{"key " + name + " " + k.Alg + " " + base64.StdEncoding.EncodeToString(spki)}, nil
-}
-
-// fileName is a name for a key made of its file's.
-func fileName(file string) string {
-	base := filepath.Base(file)
-	return strings.TrimSuffix(base, filepath.Ext(base))
-}
-
-func runTrustRoot(_ context.Context, env *applet.Env, args []string) error {
-	var e editFlags
-	var product, name string
-	var enclaves applet.Strings
-	fs := env.Flags("-dir DIR FILE [-product NAME] | -dir DIR amd -product NAME | -dir DIR KEYFILE -enclave HEX...", "policy trust-root -dir bank amd -product Genoa")
-	e.register(fs)
-	fs.StringVar(&product, "product", "", "Milan, Genoa or Turin; told from the root's name if it is in it")
-	fs.StringVar(&name, "name", "", "call the key `NAME` in policy.txt")
-	fs.Var(&enclaves, "enclave", "the file is the platform key of a simulated enclave, trusted about this measurement, `HEX` or name; may be repeated")
-	pos, err := e.start(env, fs, args, 1)
-	if err != nil {
-		return err
-	}
-	_, p, err := e.text()
-	if err != nil {
-		return err
-	}
-	var k claim.Key
-	var lines []string
-	switch {
-	case len(pos) != 1:
-		return fs.Usage("want one file")
-	case pos[0] == "amd":
-		var ok bool
-		if k, ok = claim.AMDRoot(product); !ok || len(enclaves) > 0 {
-			return fs.Usage("amd needs -product Milan, Genoa or Turin")
-		}
-	default:
-		spki, cert, err := publicKey(env, pos[0])
-		if err != nil {
-			return err
-		}
-		if name == "" {
-			name = fileName(pos[0])
-		}
-		if len(enclaves) == 0 {
-			if cert == nil {
-				return fs.Usage("a hardware root is a certificate; a simulated enclave's key takes -enclave HEX")
-			}
-			c, _ := x509.ParseCertificate(cert) // parsed above
-			if product == "" {
-				product = strings.TrimPrefix(c.Subject.CommonName, "ARK-")
-			}
-			if _, err := snp.ParseProduct(product); err != nil {
-				return fs.Usage("-product: %v", err)
-			}
-			if _, err := appraise.NewRoot(snp.Product(product), cert); err != nil {
-				return fmt.Errorf("%q: %w", pos[0], err)
-			}
-		}
-		if k, lines, err = declare(p, name, spki, cert); err != nil {
-			return err
-		}
-	}
-	if len(enclaves) > 0 {
-		var about []string
-		for _, h := range enclaves {
-			m, err := e.measurement(p, h)
-			if err != nil {
-				return err
-			}
-			about = append(about, m)
-		}
-		lines = append(lines, k.String()+" is-trusted-for-attestation on Platform[simulated-enclave] about "+strings.Join(about, ", "))
-	} else {
-		lines = append(lines, k.String()+" is-trusted-for-attestation on Platform[amd-sev-snp, product = "+product+"]")
-		if r, ok := claim.AMDRoot(product); !ok || !r.Same(k) {
-			fmt.Fprintf(env.Stderr, "%s: warning: %s: whoever has this root's key can pose as any VM of the domain\n", env.Name, appraise.NotAMD)
-		}
-	}
-	return e.add(e.days, time.Now(), lines...)
-}
-
 func runRequire(_ context.Context, env *applet.Env, args []string) error {
 	var e editFlags
 	fs := env.Flags("-dir DIR amd-sev-snp PROPERTY...", "policy require -dir bank amd-sev-snp 'product = Genoa' 'tcb.snp >= 22'")
@@ -436,131 +299,4 @@ func runSucceed(_ context.Context, env *applet.Env, args []string) error {
 		return err
 	}
 	return e.add(e.days, time.Now(), next+" may-succeed "+old)
-}
-
-func runRevoke(_ context.Context, env *applet.Env, args []string) error {
-	var e editFlags
-	var instance string
-	fs := env.Flags("-dir DIR measurement HEX|NAME | key NAME|FILE | chip HEX | claim SERIAL | certificate FILE|HEX", "policy revoke -dir bank measurement web-1")
-	e.register(fs)
-	fs.StringVar(&instance, "with-instance", "", "only the instance with this ID, 64 `HEX` digits")
-	pos, err := e.start(env, fs, args, 2)
-	if err != nil {
-		return err
-	}
-	_, p, err := e.text()
-	if err != nil {
-		return err
-	}
-	if len(pos) != 2 {
-		return fs.Usage("want what kind and which one")
-	}
-	x := ""
-	switch pos[0] {
-	case "measurement":
-		if x, err = e.measurement(p, pos[1]); err == nil && instance != "" {
-			x += " with-instance[" + strings.ToLower(instance) + "]"
-		}
-	case "key":
-		x, err = keyToRevoke(env, p, pos[1])
-	case "chip":
-		x = "Chip[" + strings.ToLower(pos[1]) + "]"
-	case "claim":
-		x = "Claim[" + pos[1] + "]"
-	case "certificate":
-		x, err = certToRevoke(env, pos[1])
-	default:
-		return fs.Usage("cannot revoke a %.40q", pos[0])
-	}
-	if err != nil {
-		return err
-	}
-	return e.add(0, time.Now(), x+" is-revoked")
-}
-
-func keyToRevoke(env *applet.Env, p *claim.Policy, s string) (string, error) {
-	for _, i := range p.Items {
-		if i.Key != nil && i.Key.Key.Name == s {
-			return i.Key.Key.String(), nil
-		}
-	}
-	spki, _, err := publicKey(env, s)
-	if err != nil {
-		return "", applet.WithHint(err, "name a key of policy.txt, or a file with the public key or its certificate")
-	}
-	k, _, err := declare(p, fileName(s), spki, nil)
-	return k.String(), err
-}
-
-func certToRevoke(env *applet.Env, s string) (string, error) {
-	if b, err := hex.DecodeString(s); err == nil && len(b) == 32 {
-		return "Certificate[" + strings.ToLower(s) + "]", nil
-	}
-	_, cert, err := publicKey(env, s)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("Certificate[%x]", sha256.Sum256(cert)), nil
-}
-
-func runDelegate(_ context.Context, env *applet.Env, args []string) error {
-	var e editFlags
-	var issuer bool
-	var name, out string
-	fs := env.Flags("-dir DIR KEYFILE -issuer [-passphrase FILE] -out FILE", "policy delegate -dir bank issuer.pub -issuer -passphrase /media/usb/passphrase -out issuer.crt")
-	fs.BoolVar(&issuer, "issuer", false, "the key may sign admission certificates, and nothing else")
-	fs.StringVar(&name, "name", "", "call the key `NAME` in policy.txt")
-	fs.StringVar(&out, "out", "", "write the issuer's certificate, PEM, to `FILE`; - is stdout")
-	e.folder.register(fs, true)
-	fs.IntVar(&e.days, "days", 90, "how many days claim and certificate live")
-	pos, err := e.start(env, fs, args, 1)
-	if err != nil {
-		return err
-	}
-	if !issuer || len(pos) != 1 || out == "" || e.days == 0 {
-		return fs.Usage("want one KEYFILE, -issuer and -out")
-	}
-	_, p, err := e.text()
-	if err != nil {
-		return err
-	}
-	spki, _, err := publicKey(env, pos[0])
-	if err != nil {
-		return err
-	}
-	if name == "" {
-		name = fileName(pos[0])
-	}
-	k, lines, err := declare(p, name, spki, nil)
-	if err != nil {
-		return err
-	}
-	pub, err := x509.ParsePKIXPublicKey(spki)
-	if err != nil {
-		return err
-	}
-	cert, err := e.cert()
-	if err != nil {
-		return err
-	}
-	key, err := e.key()
-	if err != nil {
-		return err
-	}
-	if !claim.SamePublicKey(key.Public(), cert.PublicKey) {
-		return applet.Fail(code.PolicyKey, errors.New("policy.key is not the key of policy.crt"))
-	}
-	der, err := admission.NewIssuer(cert, key, pub, time.Now(), time.Duration(e.days)*24*time.Hour)
-	if err != nil {
-		return err
-	}
-	if err := e.add(e.days, time.Now(), append(lines, k.String()+" is-trusted-for-certification")...); err != nil {
-		return err
-	}
-	b := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if out == "-" {
-		_, err = env.Stdout.Write(b)
-		return err
-	}
-	return writeFile(out, b, 0o644)
 }

@@ -224,7 +224,9 @@ func everywhere(reqs []claim.Platform, name string) (list []string, ok bool) {
 }
 
 // Roots makes the roots of a policy: each trusted key's certificate is the one
-// that the policy declares, or one of builtin (AMD's) with that key.
+// that the policy declares, or one of builtin (AMD's) with that key. Other
+// declared certificates that a root has signed serve it as intermediates, for
+// evidence that brings none.
 func Roots(p *claim.VerifiedPolicy, builtin *appraise.Roots) (*appraise.Roots, error) {
 	certs := map[string][]byte{}
 	for _, d := range p.Keys() {
@@ -247,7 +249,7 @@ func Roots(p *claim.VerifiedPolicy, builtin *appraise.Roots) (*appraise.Roots, e
 			continue
 		}
 		done[k.ID+name] = true
-		root, err := rootOfKey(k, snp.Product(name), certs[k.ID], builtin)
+		root, err := rootOfKey(k, snp.Product(name), certs, builtin)
 		if err != nil {
 			return nil, code.Wrap(code.AppraisalPolicy, err)
 		}
@@ -260,15 +262,22 @@ func Roots(p *claim.VerifiedPolicy, builtin *appraise.Roots) (*appraise.Roots, e
 	return set, code.Wrap(code.AppraisalPolicy, err)
 }
 
-func rootOfKey(k claim.Key, product snp.Product, cert []byte, builtin *appraise.Roots) (*appraise.Root, error) {
+func rootOfKey(k claim.Key, product snp.Product, certs map[string][]byte, builtin *appraise.Roots) (*appraise.Root, error) {
 	for _, r := range builtin.List() {
 		have, err := claim.KeyOfSPKI("ARK", r.SPKI())
 		if err == nil && have.Same(k) && r.Product() == product {
 			return r, nil
 		}
 	}
+	cert := certs[k.ID]
 	if cert == nil {
 		return nil, fmt.Errorf("root %s: the policy declares no certificate of it, and it is none of AMD's: policy trust-root FILE", strings.TrimSpace(k.Name))
 	}
-	return appraise.NewRoot(product, cert)
+	var asks [][]byte
+	for id, der := range certs {
+		if _, err := appraise.NewRoot(product, cert, der); err == nil && id != k.ID {
+			asks = append(asks, der)
+		}
+	}
+	return appraise.NewRoot(product, cert, asks...)
 }

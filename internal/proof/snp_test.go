@@ -136,6 +136,14 @@ func TestAMDRoots(t *testing.T) {
 			t.Errorf("%s: %v, %v", r.Product(), roots, err)
 		}
 	}
+	ch := appraisetest.Mint(appraisetest.Config{Product: snp.Genoa})
+	set, err := Roots(policy(t, append(rootLines(t, ch), "certificate SEV-Genoa rsa "+base64.StdEncoding.EncodeToString(ch.ASK.Raw))...), builtin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := appraise.Verify(ch.Sign(ch.Report(3)), appraise.Endorsements{VEK: ch.VEK.Raw}, set, now, appraise.Options{}); err != nil {
+		t.Errorf("a declared intermediate does not serve: %v", err)
+	}
 	if _, err := Roots(policy(t, trustWeb, trustRoot), builtin); err == nil {
 		t.Error("a root without a certificate was made")
 	}
