@@ -34,6 +34,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"attestbox": func() { os.Exit(applets.Main(os.Args)) },
+		"certify":   func() { os.Exit(applets.Main(os.Args)) },
 		"fetch-secret": func() {
 			if os.Getenv("TEST_CHIP") == "" {
 				os.Exit(applets.Main(os.Args))
