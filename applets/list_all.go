@@ -9,7 +9,10 @@ import (
 	"attestbox/applets/explain"
 	fetchsecret "attestbox/applets/fetch-secret"
 	initapplet "attestbox/applets/init"
+	keyserver "attestbox/applets/key-server"
 	"attestbox/applets/policy"
+	policyserver "attestbox/applets/policy-server"
+	"attestbox/applets/server"
 	snpsim "attestbox/applets/snp-sim"
 	unlockluks "attestbox/applets/unlock-luks"
 	"attestbox/applets/verifier"
@@ -28,6 +31,9 @@ func list() []applet.Applet {
 		attestd.Applet,
 		attestd.Client,
 		verifier.Applet,
+		server.Applet,
+		policyserver.Applet,
+		keyserver.Applet,
 		policy.Applet,
 		snpsim.Applet,
 		explain.Applet,

@@ -29,6 +29,9 @@ import (
 	"attestbox/internal/wire"
 )
 
+// DefaultAdmin is where the admin pages are.
+const DefaultAdmin = "127.0.0.1:8452"
+
 // policyPoll is how often policy files are looked at.
 const policyPoll = 2 * time.Second
 
