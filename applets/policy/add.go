@@ -38,29 +38,35 @@ func runAdd(_ context.Context, env *applet.Env, args []string) error {
 	if err != nil {
 		return err
 	}
+	return e.addFiles(pos, e.days, ovmf)
+}
+
+// addFiles adds the claims of files.
+func (f *folder) addFiles(names []string, days int, ovmf string) error {
 	var lines []string
-	for _, name := range pos {
-		b, err := readFile(env, name, claim.MaxPolicy)
+	for _, name := range names {
+		b, err := readFile(f.env, name, claim.MaxPolicy)
 		if err != nil {
 			return err
 		}
 		for n, line := range strings.Split(strings.TrimSuffix(string(b), "\n"), "\n") {
-			if line, err = resolve(env, strings.TrimSpace(line), ovmf); err != nil {
+			if line, err = resolve(f.env, strings.TrimSpace(line), ovmf); err != nil {
 				return applet.WithHint(fmt.Errorf("%q, line %d: %w", name, n+1, err), "policy.txt is as it was")
 			}
 			lines = append(lines, line)
 		}
 	}
-	if lines, err = e.ready(lines); err != nil {
+	lines, err := f.ready(lines)
+	if err != nil {
 		return err
 	}
-	return e.add(e.days, time.Now(), lines...)
+	return f.add(days, time.Now(), lines...)
 }
 
 // ready leaves out declarations that are there already, and refuses a file of
 // which a later line would fail: it is added as a whole or not at all.
-func (e *editFlags) ready(lines []string) (fresh []string, err error) {
-	text, p, err := e.text()
+func (f *folder) ready(lines []string) (fresh []string, err error) {
+	text, p, err := f.text()
 	if err != nil {
 		return nil, err
 	}

@@ -148,6 +148,16 @@ func openKey(content *secret.Bytes, p *protection) (crypto.Signer, error) {
 		return nil, fmt.Errorf("%w: %w", errKeyFile, err)
 	}
 	defer clear(f.Sealed)
+	// Base64 has spare bits, which must not make two files of one.
+	b, err := json.Marshal(f)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errKeyFile, err)
+	}
+	again := secret.Take(append(b, '\n'))
+	defer again.Zero()
+	if !again.Equal(content) {
+		return nil, fmt.Errorf("%w: not as it was written", errKeyFile)
+	}
 	if f.Format != 1 {
 		return nil, fmt.Errorf("%w: format %d, this program knows 1", errKeyFile, f.Format)
 	}

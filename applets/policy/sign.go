@@ -19,8 +19,12 @@ import (
 func runSign(_ context.Context, env *applet.Env, args []string) error {
 	var f folder
 	var days, renew int
-	fl := env.Flags("-dir DIR [-passphrase FILE | -identity FILE] [-days N] [-renew N]", "policy sign -dir bank -passphrase /media/usb/passphrase")
+	var more applet.Strings
+	var ovmf string
+	fl := env.Flags("-dir DIR [-passphrase FILE | -identity FILE] [-add FILE]... [-days N] [-renew N]", "policy sign -dir bank -passphrase /media/usb/passphrase")
 	f.register(fl, true)
+	fl.Var(&more, "add", "first add the claims in `FILE`, as policy add does; may be repeated")
+	fl.StringVar(&ovmf, "ovmf", "", "with -add: firmware `FILE` that images were measured with, where it was not the synthetic one")
 	fl.IntVar(&days, "days", 90, "how many days drafts are in force from now")
 	fl.IntVar(&renew, "renew", 0, "give claims that end within `N` days a new number and time")
 	pos, err := parse(fl, args)
@@ -32,6 +36,11 @@ func runSign(_ context.Context, env *applet.Env, args []string) error {
 	}
 	if err := f.open(env, fl); err != nil {
 		return err
+	}
+	if len(more) > 0 {
+		if err := f.addFiles(more, 0, ovmf); err != nil {
+			return err
+		}
 	}
 	text, p, err := f.text()
 	if err != nil {
@@ -69,6 +78,10 @@ func runSign(_ context.Context, env *applet.Env, args []string) error {
 	if err != nil {
 		return err
 	}
+	issuers, err := f.issuers(v, cert, key, now)
+	if err != nil {
+		return err
+	}
 	// policy.txt first: numbers that it has and policy.signed has not are only
 	// skipped.
 	if out := p.Format(); !bytes.Equal(out, text) {
@@ -83,6 +96,11 @@ func runSign(_ context.Context, env *applet.Env, args []string) error {
 	}
 	for name, b := range claims {
 		if err := writeFile(filepath.Join(f.path(claimsName), name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	for name, b := range issuers {
+		if err := writeFile(f.path(name), b, 0o644); err != nil {
 			return err
 		}
 	}
