@@ -106,15 +106,22 @@ func TestKeepCertifiedThroughFailures(t *testing.T) {
 		m, res := v.certify()
 		defer m.Close()
 		end := res.Identity.NotAfter
-		v.ps.Answer = func(n int) wire.Message { return &wire.Later{Code: "launch-later", Seconds: 10} }
-		time.AfterFunc(45*time.Minute, func() { v.ps.Answer = nil })
+		begin := time.Now()
+		v.ps.Answer = func(int) wire.Message {
+			switch at := time.Since(begin); {
+			case at < 45*time.Minute:
+				return &wire.Later{Code: "launch-later", Seconds: 10}
+			case at < 70*time.Minute:
+				return nil
+			}
+			return &wire.Refused{Code: "launch-refused"}
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), 70*time.Minute)
 		defer cancel()
 		n := 0
 		if err := m.KeepCertified(ctx, v.request(), func(r *Result) { n++; end = r.Identity.NotAfter }); err != nil || n != 1 {
 			t.Errorf("%d renewals, %v", n, err)
 		}
-		v.ps.Answer = func(int) wire.Message { return &wire.Refused{Code: "launch-refused"} }
 		err := m.KeepCertified(t.Context(), v.request(), nil)
 		if late := time.Since(end); !errors.Is(err, client.ErrRefused) || late < 0 || late > 10*time.Minute {
 			t.Errorf("%v, %v after the end", err, late)
