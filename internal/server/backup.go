@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/hpke"
 	"encoding/binary"
@@ -66,7 +67,7 @@ func (g *growing) put(f []byte) error {
 // everything are the prefixes of what a backup holds. The order matters while
 // a server is at work: whatever is written first is read last.
 func everything() []string {
-	return []string{"server/", "domain/", prefixBoots, prefixInstance, prefixSecrets, prefixSpent}
+	return []string{"server/", "domain/", prefixBoots, prefixInstance, prefixSecrets, prefixSpent, prefixCryptstore}
 }
 
 // known says whether a backup holds values of this name.
@@ -93,6 +94,12 @@ func (st *State) Backup(ctx context.Context, to hpke.PublicKey, now time.Time) (
 		return nil, fmt.Errorf("making a backup: %w", err)
 	}
 	for _, prefix := range everything() {
+		if prefix == prefixCryptstore {
+			if err := st.backupSecrets(ctx, g); err != nil {
+				return nil, fmt.Errorf("making a backup: %w", err)
+			}
+			continue
+		}
 		if err := st.s.All(ctx, prefix, func(key string) error {
 			v, _, err := st.s.GetSecret(ctx, key)
 			if errors.Is(err, store.ErrNotFound) {
@@ -115,6 +122,50 @@ func (st *State) Backup(ctx context.Context, to hpke.PublicKey, now time.Time) (
 		return nil, fmt.Errorf("making a backup: %w", err)
 	}
 	return append([]byte(backupMagic), b...), nil
+}
+
+// prefixCryptstore is where the domains' secrets lie.
+const prefixCryptstore = "cryptstore/"
+
+// backupSecrets adds the domains' secrets as they were at one moment: a head
+// names values that a later write removes.
+func (st *State) backupSecrets(ctx context.Context, g *growing) error {
+	for range maxSwaps {
+		start := g.n
+		heads := map[string][]byte{}
+		err := st.s.All(ctx, prefixCryptstore, func(key string) error {
+			b, v, err := st.s.Get(ctx, key)
+			if errors.Is(err, store.ErrNotFound) {
+				return nil // the head is another by now, too
+			}
+			if err != nil {
+				return err
+			}
+			if strings.HasSuffix(key, "/head") {
+				heads[key] = v
+			}
+			if err := g.put([]byte(key)); err != nil {
+				return err
+			}
+			return g.put(b)
+		})
+		if err != nil {
+			return err
+		}
+		same := true
+		for key, before := range heads {
+			_, now, err := st.s.Get(ctx, key)
+			if err != nil {
+				return err
+			}
+			same = same && bytes.Equal(before, now)
+		}
+		if same {
+			return nil
+		}
+		g.n = start
+	}
+	return errBusy
 }
 
 // Restore fills an empty store with the state of a backup, sealed by another

@@ -200,7 +200,7 @@ func newDomainWorld(t *testing.T, edit func(*domainWorld, *Options, *DomainConfi
 	if w.domain, err = OpenDomain(ctx, w.state, cfg, ProverConfig{}, w.now()); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.domain.EnableKeys(ctx, raw); err != nil {
+	if err := w.domain.EnableKeys(ctx); err != nil {
 		t.Fatal(err)
 	}
 	o.Domains = append(o.Domains, w.domain)

@@ -16,6 +16,7 @@ import (
 	"attestbox/internal/code"
 	"attestbox/internal/recipient"
 	"attestbox/internal/secret"
+	"attestbox/internal/store/sealed"
 	"attestbox/internal/wire"
 )
 
@@ -363,4 +364,49 @@ func without(lines []string, part string) (out []string) {
 		}
 	}
 	return out
+}
+
+// A backup has the domain's secrets, its policy record and its share of stores.
+func TestDomainBackup(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	ctx := ctxFor(t)
+	if _, err := w.keys(w.mustCertify(w.enclave)).Put(ctx, "db/password", 0, "", sec("sesame")); err != nil {
+		t.Fatal(err)
+	}
+	_, before, err := w.certify(w.vm(imageA, 1, nil), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.sign(2, append(w.policyLines(), "Measurement["+hexOf(imageC)+"] is-trusted")...)
+	w.reload()
+	key := must(recipient.NewKey())
+	backup, err := w.state.Backup(ctx, key.PublicKey(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, _, err := Restore(ctx, newRaw(t), sealed.Key{File: secret.Random(32)}, backup, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	d, err := OpenDomain(ctx, st, w.domain.cfg, ProverConfig{}, w.now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.EnableKeys(ctx); err != nil {
+		t.Fatal(err)
+	}
+	v, _, err := d.secrets.get(ctx, "db/password", 0)
+	if err != nil || string(v.Bytes()) != "sesame" {
+		t.Errorf("the secret: %v", err)
+	}
+	share, err := d.share("amd-sev-snp", [32]byte{1}, imageA[:])
+	if err != nil || !share.Equal(before.StoreSecret) {
+		t.Errorf("the share: %v", err)
+	}
+	w.sign(1, w.policyLines()...)
+	if _, err := d.Reload(ctx, w.now()); !isCode(err, code.PolicyRollback) {
+		t.Errorf("a policy from before the backup: %v", err)
+	}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"attestbox/internal/cryptstore"
 	"attestbox/internal/secret"
 	"attestbox/internal/store"
+	"attestbox/internal/store/sealed"
 	"attestbox/internal/wire"
 )
 
@@ -27,14 +29,55 @@ type keyStore struct {
 // client misses versions in between, never the latest, and holds nobody up.
 type watcher struct{ notice chan struct{} }
 
-// sharedStore is a store that others close.
-type sharedStore struct{ store.Store }
+// underSeal is the state as a store, for the cryptstores of domains: their
+// values are sealed like everything else, and so are in backups.
+type underSeal struct{ s *sealed.Store }
 
-func (sharedStore) Close() error { return nil }
+var _ store.Store = underSeal{}
 
-// EnableKeys opens the domain's secrets, making their store at first use. The
-// caller closes raw after the domain.
-func (d *Domain) EnableKeys(ctx context.Context, raw store.Store) error {
+func (u underSeal) Get(ctx context.Context, key string) ([]byte, error) {
+	b, _, err := u.s.Get(ctx, key)
+	return b, err
+}
+
+func (u underSeal) Create(ctx context.Context, key string, value []byte) error {
+	return u.s.Create(ctx, key, value)
+}
+
+func (u underSeal) Replace(ctx context.Context, key string, old, value []byte) error {
+	v, err := u.version(ctx, key, old)
+	if err != nil {
+		return err
+	}
+	return u.s.Replace(ctx, key, v, value)
+}
+
+func (u underSeal) Delete(ctx context.Context, key string, old []byte) error {
+	v, err := u.version(ctx, key, old)
+	if err != nil {
+		return err
+	}
+	return u.s.Delete(ctx, key, v)
+}
+
+// version is the sealed form of a value that is what the caller thinks.
+func (u underSeal) version(ctx context.Context, key string, old []byte) (sealed.Version, error) {
+	b, v, err := u.s.Get(ctx, key)
+	if err == nil && !bytes.Equal(b, old) {
+		err = fmt.Errorf("%q: %w", key, store.ErrConflict)
+	}
+	return v, err
+}
+
+func (u underSeal) List(ctx context.Context, prefix, after string, limit int) ([]string, error) {
+	return u.s.List(ctx, prefix, after, limit)
+}
+
+// Close does nothing: the state is the server's.
+func (u underSeal) Close() error { return nil }
+
+// EnableKeys opens the domain's secrets, making their store at first use.
+func (d *Domain) EnableKeys(ctx context.Context) error {
 	if d.secrets != nil {
 		return nil
 	}
@@ -45,9 +88,9 @@ func (d *Domain) EnableKeys(ctx context.Context, raw store.Store) error {
 	}
 	name := "keys-" + domainKey(d.name, "")[len("domain/"):]
 	by := cryptstore.KeyFile{Key: key}
-	c, err := cryptstore.Open(ctx, sharedStore{raw}, name, by, cryptstore.Options{})
+	c, err := cryptstore.Open(ctx, underSeal{d.st.s}, name, by, cryptstore.Options{})
 	if errors.Is(err, store.ErrNotFound) {
-		c, err = cryptstore.Create(ctx, sharedStore{raw}, name, by, cryptstore.Options{})
+		c, err = cryptstore.Create(ctx, underSeal{d.st.s}, name, by, cryptstore.Options{})
 	}
 	if err != nil {
 		key.Zero()

@@ -28,7 +28,6 @@ import (
 	"attestbox/internal/platform/simenclave"
 	"attestbox/internal/secret"
 	"attestbox/internal/server"
-	"attestbox/internal/store"
 	"attestbox/internal/wire"
 )
 
@@ -88,7 +87,7 @@ func (f *domainFlags) check(fs *applet.FlagSet, needed, keys bool) error {
 }
 
 // open opens all domains and puts them into the options.
-func (f *domainFlags) open(ctx context.Context, st *server.State, raw store.Store, o *server.Options, p server.ProverConfig) (closeAll func(), err error) {
+func (f *domainFlags) open(ctx context.Context, st *server.State, o *server.Options, p server.ProverConfig) (closeAll func(), err error) {
 	var done []func() error
 	closeAll = func() {
 		for _, c := range slices.Backward(done) {
@@ -141,7 +140,7 @@ func (f *domainFlags) open(ctx context.Context, st *server.State, raw store.Stor
 		}
 		done = append(done, d.Close)
 		if own != nil {
-			if err := d.EnableKeys(ctx, raw); err != nil {
+			if err := d.EnableKeys(ctx); err != nil {
 				return closeAll, err
 			}
 		}

@@ -152,7 +152,7 @@ func Serve(ctx context.Context, env *applet.Env, args []string, o ServeOptions) 
 			return applet.WithHint(err, "keep the files as they are and see docs/errors/audit-broken.md; -audit-restart begins a new log")
 		}
 		defer opts.Audit.Close()
-		closeDomains, err := f.domains.open(ctx, st, raw, &opts, server.ProverConfig{AMD: amdroots.Load, Source: source})
+		closeDomains, err := f.domains.open(ctx, st, &opts, server.ProverConfig{AMD: amdroots.Load, Source: source})
 		defer closeDomains()
 		if err != nil {
 			return err

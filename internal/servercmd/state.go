@@ -18,6 +18,7 @@ import (
 
 	"attestbox/internal/applet"
 	"attestbox/internal/code"
+	"attestbox/internal/platform"
 	"attestbox/internal/secret"
 	"attestbox/internal/server"
 	"attestbox/internal/snp"
@@ -75,6 +76,9 @@ func PrintJSON(w io.Writer, v any) error {
 // StateFlags are the flags of every command that opens the state.
 type StateFlags struct {
 	Dir, KeyFile, PassFile string
+	Platform, PlatformKey  string // see platform.go
+
+	snp func() (platform.Platform, error) // sevguest.Open if nil
 }
 
 // Register adds the flags.
@@ -82,6 +86,7 @@ func (f *StateFlags) Register(fs *applet.FlagSet) {
 	fs.StringVar(&f.Dir, "state", "", "state `DIR` of the verifier, mode 0700")
 	fs.StringVar(&f.KeyFile, "seal-key", "", "`FILE` of 32 or more random bytes that seals the state; not in the state folder")
 	fs.StringVar(&f.PassFile, "seal-passphrase", "", "`FILE` with a passphrase instead; - is stdin")
+	f.registerPlatform(fs)
 }
 
 // Check refuses what the flags lack.
@@ -89,23 +94,30 @@ func (f *StateFlags) Check(fs *applet.FlagSet) error {
 	switch {
 	case f.Dir == "":
 		return fs.Usage("-state is missing")
-	case f.KeyFile == "" && f.PassFile == "":
-		return fs.Usage("-seal-key (or -seal-passphrase) is missing")
-	case f.KeyFile != "" && f.PassFile != "":
-		return fs.Usage("-seal-key and -seal-passphrase exclude each other")
+	case f.KeyFile == "" && f.PassFile == "" && f.Platform == "":
+		return fs.Usage("-seal-key (or -seal-passphrase, or -seal-platform) is missing")
+	case f.KeyFile != "" && f.PassFile != "", f.Platform != "" && (f.KeyFile != "" || f.PassFile != ""):
+		return fs.Usage("-seal-key, -seal-passphrase and -seal-platform exclude each other")
 	}
-	return nil
+	return f.checkPlatform(fs)
 }
 
-// Key reads the seal key; the caller zeroes both parts. A key inside the state
-// folder is refused: whoever copies the folder would have it too.
+// Key reads the seal key; the caller zeroes it with ZeroKey. A key inside the
+// state folder is refused: whoever copies the folder would have it too. So is
+// one that every user may read.
 func (f *StateFlags) Key(env *applet.Env) (sealed.Key, error) {
+	if f.Platform != "" {
+		return f.platformKey()
+	}
 	name, max := f.KeyFile, sealed.MaxFileKey
 	if name == "" {
 		name = f.PassFile
 	}
 	if name != "-" {
 		if err := outside(f.Dir, name); err != nil {
+			return sealed.Key{}, err
+		}
+		if err := f.checkReaders(env, name); err != nil {
 			return sealed.Key{}, err
 		}
 	}
@@ -296,7 +308,11 @@ func (f *StateFlags) OpenBy(ctx context.Context, env *applet.Env, raw func() (st
 	if err != nil {
 		r.Close()
 		if errors.Is(err, sealed.ErrSealKey) {
-			return nil, applet.Refused(code.SealKey, fmt.Errorf("opening the state %q: %w", f.Dir, err))
+			err = applet.Refused(code.SealKey, fmt.Errorf("opening the state %q: %w", f.Dir, err))
+			if f.Platform != "" {
+				err = applet.WithHint(err, "after an update of the image, or on another machine, restore a backup into a new folder")
+			}
+			return nil, err
 		}
 		return nil, fmt.Errorf("opening the state %q: %w", f.Dir, err)
 	}

@@ -152,3 +152,8 @@ func (s *Store) Delete(ctx context.Context, key string, old Version) error {
 func (s *Store) All(ctx context.Context, prefix string, f func(key string) error) error {
 	return store.All(ctx, s.raw, prefix, f)
 }
+
+// List is store.Store's: names are not sealed.
+func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]string, error) {
+	return s.raw.List(ctx, prefix, after, limit)
+}
