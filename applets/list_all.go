@@ -14,6 +14,7 @@ import (
 	policyserver "attestbox/applets/policy-server"
 	"attestbox/applets/server"
 	snpsim "attestbox/applets/snp-sim"
+	"attestbox/applets/tunnel"
 	unlockluks "attestbox/applets/unlock-luks"
 	"attestbox/applets/verifier"
 	"attestbox/internal/applet"
@@ -28,6 +29,7 @@ func list() []applet.Applet {
 		unlockluks.Applet,
 		cryptstoreapplet.Applet,
 		certify.Applet,
+		tunnel.Applet,
 		attestd.Applet,
 		attestd.Client,
 		verifier.Applet,

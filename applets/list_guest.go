@@ -8,6 +8,7 @@ import (
 	cryptstoreapplet "attestbox/applets/cryptstore"
 	fetchsecret "attestbox/applets/fetch-secret"
 	initapplet "attestbox/applets/init"
+	"attestbox/applets/tunnel"
 	unlockluks "attestbox/applets/unlock-luks"
 	"attestbox/internal/applet"
 )
@@ -20,6 +21,7 @@ func list() []applet.Applet {
 		unlockluks.Applet,
 		cryptstoreapplet.Applet,
 		certify.Applet,
+		tunnel.Applet,
 		attestd.Applet,
 		attestd.Client,
 	}
