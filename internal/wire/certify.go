@@ -14,13 +14,25 @@ import (
 // with its chain and proof, and the instance's share of its stores, sealed to a
 // key that the transcript binds.
 
-// Roles that a client may ask for. Policy decides; asking grants nothing.
+// Roles that a client may ask for. Policy decides; asking grants nothing. An
+// owner may have roles of other names (ValidRole), for programs that know each
+// other by them.
 const (
 	RoleClient       = "client"
 	RoleKeyServer    = "key-server"
 	RolePolicyServer = "policy-server"
 	RoleVerifier     = "verifier"
+
+	roleAttester = "attester" // package proof's; no certificate is made for it
 )
+
+var roleName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+
+// ValidRole says whether a client may ask for a role of this name: 1 to 32
+// lower-case letters, digits and single hyphens within.
+func ValidRole(name string) bool {
+	return len(name) <= 32 && roleName.MatchString(name) && name != roleAttester
+}
 
 // Limits of certify.
 const (
@@ -123,7 +135,7 @@ func (m *CertifyBegin) check() error {
 		return fmt.Errorf("version %d", m.Version)
 	case !ValidDomain(m.Domain):
 		return fmt.Errorf("domain %.64q", m.Domain)
-	case m.Role != RoleClient && m.Role != RoleKeyServer && m.Role != RolePolicyServer && m.Role != RoleVerifier:
+	case !ValidRole(m.Role):
 		return fmt.Errorf("role %.32q", m.Role)
 	case len(m.CSR) == 0 || len(m.CSR) > MaxCSR:
 		return fmt.Errorf("CSR of %d bytes", len(m.CSR))

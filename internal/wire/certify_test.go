@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -47,5 +48,23 @@ func TestCertifyBeginNeedsEveryField(t *testing.T) {
 	b = bytes.Replace(b, []byte(`,"store_epoch":9`), nil, 1)
 	if _, err := Parse(b); !errors.Is(err, ErrMalformed) {
 		t.Errorf("without the epoch: %v", err)
+	}
+}
+
+func TestRoles(t *testing.T) {
+	m := &CertifyBegin{Version: 1, Domain: "example.org", CSR: []byte{1}, Suite: SuiteHex(), Key: []byte{1}}
+	for role, want := range map[string]bool{
+		RoleClient: true, RoleKeyServer: true, "bank-a": true, "7": true, strings.Repeat("r", 32): true,
+		"": false, "Bank": false, "bank_a": false, "-a": false, "a-": false, "a--b": false, "a/b": false, "a b": false, "\u00e4": false,
+		strings.Repeat("r", 33): false, "attester": false,
+	} {
+		m.Role = role
+		b, err := Marshal(m)
+		if err == nil {
+			_, err = Parse(b)
+		}
+		if (err == nil) != want {
+			t.Errorf("role %q: %v", role, err)
+		}
 	}
 }
