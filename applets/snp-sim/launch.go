@@ -14,6 +14,7 @@ import (
 	"attestbox/internal/measure"
 	"attestbox/internal/snpsim"
 	"attestbox/internal/snpsim/qemu"
+	"attestbox/internal/snpsim/vhostvsock"
 )
 
 // portName is the virtio-serial port that snp-sim-device looks for.
@@ -27,6 +28,10 @@ type launch struct {
 	measured measure.Config
 	machine  qemu.Machine
 	guest    snpsim.GuestConfig
+
+	vsock   *vhostvsock.Server // nil without a vsock device
+	inbound []inbound
+	logf    func(string, ...any)
 }
 
 // read reads every file once. The same slices are measured and booted.
@@ -117,6 +122,11 @@ func boot(ctx context.Context, env *applet.Env, timeout time.Duration, l *launch
 			fmt.Fprintf(env.Stderr, "snp-sim: serving the guest's reports: %v\n", err)
 		}
 	}}}
+	stop, err := l.listenInbound(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	start := time.Now()
 	vm, err := m.Start(ctx)
 	if err != nil {

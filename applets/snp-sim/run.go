@@ -2,11 +2,13 @@ package snpsim
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -17,15 +19,16 @@ import (
 	"attestbox/internal/snpsim/qemu"
 )
 
-const runExample = `snp-sim run -chip chip -kernel vmlinuz -initrd image.cpio -append "$(cat cmdline)" -host-data 11...11 -net user`
+const runExample = `snp-sim run -chip chip -image out/web -host-data new -net user`
 
 // runFlags are the flags of `snp-sim run`.
 type runFlags struct {
-	chip, kernel, initrd, cmdline, ovmf   string
+	chip, image                           string
+	kernel, initrd, cmdline, ovmf         string
 	vcpus                                 int
 	vcpuType, hostData, policy            string
 	guestFeatures                         string
-	disks, roDisks, forwards              applet.Strings
+	disks, roDisks, forwards, listens     applet.Strings
 	vsockCID                              uint64
 	net, memory, qmp, console, qemuBinary string
 	timeout                               time.Duration
@@ -34,19 +37,21 @@ type runFlags struct {
 
 func (f *runFlags) register(fs *applet.FlagSet) {
 	fs.StringVar(&f.chip, "chip", "", "chip `folder`, made by snp-sim init; required")
-	fs.StringVar(&f.kernel, "kernel", "", "kernel `file` (bzImage), booted directly; required")
+	fs.StringVar(&f.image, "image", "", "image `folder` of mkimage build, in place of -kernel, -initrd and -append")
+	fs.StringVar(&f.kernel, "kernel", "", "kernel `file` (bzImage), booted directly; required without -image")
 	fs.StringVar(&f.initrd, "initrd", "", "initramfs `file`")
 	fs.StringVar(&f.cmdline, "append", "", "kernel command `line`")
 	fs.StringVar(&f.ovmf, "ovmf", "", "firmware `file` to measure; it is not booted (default: a synthetic one)")
 	fs.IntVar(&f.vcpus, "vcpus", 1, "number of vCPUs, booted and measured")
 	fs.StringVar(&f.vcpuType, "vcpu-type", "EPYC-Milan", "QEMU CPU `model` to measure")
 	fs.StringVar(&f.guestFeatures, "guest-features", "0", "SEV_FEATURES to measure; 0 is the profile's default")
-	fs.StringVar(&f.hostData, "host-data", "", "HOST_DATA, 32 bytes in `hex`: the instance ID")
+	fs.StringVar(&f.hostData, "host-data", "", "HOST_DATA, 32 bytes in `hex`: the instance ID; new makes one")
 	fs.StringVar(&f.policy, "policy", "", "guest policy in `hex` (default 0x30000)")
 	fs.Var(&f.disks, "disk", "raw disk image `file`, a virtio-blk device; may be repeated")
 	fs.Var(&f.roDisks, "disk-readonly", "the same, read-only; these come after the writable ones")
 	fs.StringVar(&f.net, "net", qemu.NetNone, "`network`: user (the host's loopback is 10.0.2.2) or none")
 	fs.Var(&f.forwards, "vsock-forward", "give the guest a vsock device; what it connects to CID 2 at this port goes to `PORT=HOST:PORT` or PORT=unix:PATH; may be repeated")
+	fs.Var(&f.listens, "vsock-listen", "the other way: what connects to the host at this address goes to the guest's vsock port, `HOST:PORT=GUESTPORT` or unix:PATH=GUESTPORT; may be repeated")
 	fs.Uint64Var(&f.vsockCID, "vsock-cid", 3, "the guest's vsock `CID`")
 	fs.StringVar(&f.memory, "memory", "512M", "memory `size`, with suffix M or G")
 	fs.DurationVar(&f.timeout, "timeout", 5*time.Minute, "end the machine after this `time`; 0 is never")
@@ -62,7 +67,7 @@ func (f *runFlags) register(fs *applet.FlagSet) {
 // in QEMU, beside a simulated secure processor that reports what was measured.
 func Run(ctx context.Context, env *applet.Env, args []string) error {
 	var f runFlags
-	fs := env.Flags("run -chip DIR -kernel FILE [flags]", runExample)
+	fs := env.Flags("run -chip DIR {-image DIR | -kernel FILE} [flags]", runExample)
 	f.register(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -96,7 +101,7 @@ func Run(ctx context.Context, env *applet.Env, args []string) error {
 	return errors.Join(err, closeOut())
 }
 
-// parse checks what needs no file.
+// parse checks the flags, and reads the command line of an image.
 func (f *runFlags) parse(fs *applet.FlagSet, log io.Writer) (*launch, error) {
 	l := &launch{}
 	switch {
@@ -104,16 +109,28 @@ func (f *runFlags) parse(fs *applet.FlagSet, log io.Writer) (*launch, error) {
 		return nil, fs.Usage("unexpected argument %q", fs.Arg(0))
 	case f.chip == "":
 		return nil, fs.Usage("-chip is required")
-	case f.kernel == "":
-		return nil, fs.Usage("-kernel is required")
+	case f.image != "" && (f.kernel != "" || f.initrd != "" || f.cmdline != ""):
+		return nil, fs.Usage("-image excludes -kernel, -initrd and -append")
+	case f.kernel == "" && f.image == "":
+		return nil, fs.Usage("-image or -kernel is required")
 	case f.net != qemu.NetNone && f.net != qemu.NetUser:
 		return nil, fs.Usage("-net %q is neither user nor none", f.net)
-	case len(f.cmdline) > qemu.MaxCommandLine:
-		return nil, fs.Usage("-append has %d bytes; Linux reads %d", len(f.cmdline), qemu.MaxCommandLine)
 	case f.timeout < 0:
 		return nil, fs.Usage("-timeout %v is negative", f.timeout)
 	}
-	if f.hostData != "" {
+	if f.image != "" {
+		line, err := readInput("command line", filepath.Join(f.image, "cmdline"))
+		if err != nil {
+			return nil, applet.WithHint(err, "make an image with: mkimage build -out "+f.image)
+		}
+		f.kernel, f.initrd, f.cmdline = filepath.Join(f.image, "vmlinuz"), filepath.Join(f.image, "initrd"), string(line)
+	}
+	if len(f.cmdline) > qemu.MaxCommandLine {
+		return nil, fs.Usage("-append has %d bytes; Linux reads %d", len(f.cmdline), qemu.MaxCommandLine)
+	}
+	if f.hostData == "new" {
+		rand.Read(l.guest.HostData[:])
+	} else if f.hostData != "" {
 		b, err := hex.DecodeString(f.hostData)
 		if err != nil || len(b) != 32 {
 			return nil, fs.Usage("-host-data is not 32 bytes in hex")

@@ -148,7 +148,8 @@ func TestRunUsage(t *testing.T) {
 		"net": append(ok, "-net", "tap"), "vcpu type": append(ok, "-vcpu-type", "i486"), "features": append(ok, "-guest-features", "x"),
 		"timeout": append(ok, "-timeout", "-1s"), "append": append(ok, "-append", strings.Repeat("x", 4096)), "flag": append(ok, "-nope"),
 		"forward": append(ok, "-vsock-forward", "8451"), "forward twice": append(ok, "-vsock-forward", "1=a:1", "-vsock-forward", "1=a:2"),
-		"cid": append(ok, "-vsock-forward", "1=a:1", "-vsock-cid", "2"),
+		"listen": append(ok, "-vsock-listen", "127.0.0.1:1"),
+		"cid":    append(ok, "-vsock-forward", "1=a:1", "-vsock-cid", "2"),
 	} {
 		if _, _, err := run(t, args...); applet.ExitCode(err) != applet.ExitUsage {
 			t.Errorf("%s: %v, exit %d", name, err, applet.ExitCode(err))

@@ -35,9 +35,35 @@ func parseForward(s string) (port uint32, t target, err error) {
 	return uint32(n), target{"tcp", to}, nil
 }
 
-// parseVsock sets up the vsock device that -vsock-forward asks for.
+// inbound is a listener on the host that leads to a port of the guest.
+type inbound struct {
+	target
+	port uint32
+}
+
+// parseInbound reads HOST:PORT=GUESTPORT or unix:PATH=GUESTPORT.
+func parseInbound(s string) (inbound, error) {
+	i := strings.LastIndexByte(s, '=')
+	n, err := strconv.ParseUint(s[i+1:], 10, 32)
+	if i < 0 || err != nil || n == 0 || n == 1<<32-1 {
+		return inbound{}, fmt.Errorf("%q is not HOST:PORT=GUESTPORT or unix:PATH=GUESTPORT", s)
+	}
+	in := inbound{target{"tcp", s[:i]}, uint32(n)}
+	if path, ok := strings.CutPrefix(s[:i], "unix:"); ok {
+		if path == "" {
+			return inbound{}, fmt.Errorf("%q names no socket", s)
+		}
+		in.target = target{"unix", path}
+	} else if host, tcp, err := net.SplitHostPort(s[:i]); err != nil || host == "" || tcp == "" {
+		return inbound{}, fmt.Errorf("%q is not HOST:PORT=GUESTPORT or unix:PATH=GUESTPORT", s)
+	}
+	return in, nil
+}
+
+// parseVsock sets up the vsock device that -vsock-forward and -vsock-listen ask
+// for.
 func (f *runFlags) parseVsock(fs *applet.FlagSet, l *launch, log io.Writer) error {
-	if len(f.forwards) == 0 {
+	if len(f.forwards)+len(f.listens) == 0 {
 		return nil
 	}
 	targets := make(map[uint32]target)
@@ -51,6 +77,14 @@ func (f *runFlags) parseVsock(fs *applet.FlagSet, l *launch, log io.Writer) erro
 		}
 		targets[port] = t
 	}
+	for _, s := range f.listens {
+		in, err := parseInbound(s)
+		if err != nil {
+			return fs.Usage("-vsock-listen: %v", err)
+		}
+		l.inbound = append(l.inbound, in)
+	}
+	logf := func(format string, a ...any) { fmt.Fprintf(log, "snp-sim: "+format+"\n", a...) }
 	srv, err := vhostvsock.New(vhostvsock.Options{
 		GuestCID: f.vsockCID,
 		Dial: func(ctx context.Context, port uint32) (net.Conn, error) {
@@ -60,11 +94,11 @@ func (f *runFlags) parseVsock(fs *applet.FlagSet, l *launch, log io.Writer) erro
 			}
 			return new(net.Dialer).DialContext(ctx, t.network, t.address)
 		},
-		Logf: func(format string, a ...any) { fmt.Fprintf(log, "snp-sim: "+format+"\n", a...) },
+		Logf: logf,
 	})
 	if err != nil {
 		return fs.Usage("-vsock-cid: %v", err)
 	}
-	l.machine.VhostVsock = srv.ServeConn
+	l.machine.VhostVsock, l.vsock, l.logf = srv.ServeConn, srv, logf
 	return nil
 }
