@@ -2,7 +2,7 @@
 # scripts/setup.sh for the Debian packages that they install when root.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-long bench setup setup-test clean fmt
+.PHONY: build demo test test-long bench bench-certify setup setup-test clean fmt
 
 # The same bytes wherever the tree lies: no paths, no cgo, no VCS stamp.
 GOBUILD := CGO_ENABLED=0 GOFLAGS= go build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
@@ -36,6 +36,12 @@ test-long: setup-test
 
 bench: setup-test
 	@bench/run.sh
+
+# Certifications per second, what part of them is cryptography, and fetches of
+# secrets; the primitives are measured in the same run.
+bench-certify:
+	@. scripts/lib.sh && check_go
+	CGO_ENABLED=0 go test -run '^$$' -v -bench '^Benchmark(Certify|CertifyClients|Handshake|Keys)$$' -benchtime 2s ./internal/server
 
 fmt:
 	gofmt -w $$(git ls-files '*.go')

@@ -211,8 +211,7 @@ func (d *Decision) fill(s *shown, dom *Domain) {
 		d.Measurement = hex.EncodeToString(s.identity.Measurement)
 	}
 	if s.proof != nil {
-		digest := s.proof.Digest()
-		d.Proof, d.ProofDigest = s.proof.String(), hex.EncodeToString(digest[:])
+		d.Proof, d.ProofDigest = s.proof.String(), hex.EncodeToString(s.identity.ProofDigest[:])
 	}
 }
 

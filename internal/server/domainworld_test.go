@@ -165,6 +165,11 @@ func newEnclave(t testing.TB) *simenclave.Enclave {
 // newDomainWorld starts a server; edit may change what it is given.
 func newDomainWorld(t *testing.T, edit func(*domainWorld, *Options, *DomainConfig)) *domainWorld {
 	t.Helper()
+	return newDomainWorldTB(t, edit)
+}
+
+func newDomainWorldTB(t testing.TB, edit func(*domainWorld, *Options, *DomainConfig)) *domainWorld {
+	t.Helper()
 	ctx := context.Background()
 	w := &domainWorld{world: &world{t: t, dir: t.TempDir(), psp: snpsimtest.PSP(t, snp.Milan), log: &lockedBuffer{}},
 		serials: map[string]uint64{}, name: "bank.example", policyKey: ed25519Key(), issuer: ed25519Key(), enclave: newEnclave(t)}

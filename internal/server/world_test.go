@@ -27,7 +27,7 @@ import (
 // world is a verifier over real TLS on loopback, and a simulated chip that it
 // trusts.
 type world struct {
-	t         *testing.T
+	t         testing.TB
 	dir       string
 	psp       *snpsim.PSP
 	raw       store.Store
@@ -151,7 +151,7 @@ func (w *world) client(p platform.Platform) client.Config {
 	return client.Config{Servers: []string{w.addr}, Pins: []wire.Pin{w.server.Pin()}, Platform: p, MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
 }
 
-func ctxFor(t *testing.T) context.Context {
+func ctxFor(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
@@ -159,7 +159,7 @@ func ctxFor(t *testing.T) context.Context {
 
 // talk is one connection by hand, for what the real client would never do.
 type talk struct {
-	t    *testing.T
+	t    testing.TB
 	conn *tls.Conn
 	key  hpke.PrivateKey
 	tr   *wire.Transcript
