@@ -12,6 +12,7 @@ import (
 
 	"attestbox/internal/applet"
 	"attestbox/internal/client"
+	"attestbox/internal/code"
 )
 
 // watch replaces the file whenever the secret changes, and then has the program
@@ -35,20 +36,24 @@ func (o *options) watch(ctx context.Context, env *applet.Env, cfg client.KeysCon
 			}
 		}
 	}()
-	err := client.Watch(wctx, cfg, o.name, func(s *client.Secret) error {
-		if err := applet.CreateSecretFile(o.out, s.Value); err != nil {
-			return err
-		}
-		first.Stop()
-		say("%s version %d is in %q", o.name, s.Version, o.out)
-		if o.keys.run != "" {
-			select {
-			case changed <- struct{}{}:
-			default:
+	came := false
+	err := untilThere(wctx, say, func() error {
+		return client.Watch(wctx, cfg, o.name, func(s *client.Secret) error {
+			came = true
+			first.Stop()
+			if err := applet.CreateSecretFile(o.out, s.Value); err != nil {
+				return err
 			}
-		}
-		return nil
-	})
+			say("%s version %d is in %q", o.name, s.Version, o.out)
+			if o.keys.run != "" {
+				select {
+				case changed <- struct{}{}:
+				default:
+				}
+			}
+			return nil
+		})
+	}, func() bool { return came })
 	close(changed)
 	if ctx.Err() != nil {
 		cancel(nil) // told to end: so is the program
@@ -61,6 +66,33 @@ func (o *options) watch(ctx context.Context, env *applet.Env, cfg client.KeysCon
 	}
 	return err
 }
+
+// untilThere calls watch again while the secret does not exist: policy may let
+// this machine read a secret that the owner makes later.
+func untilThere(ctx context.Context, say func(string, ...any), watch func() error, came func() bool) error {
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		err := watch()
+		if c, _ := code.Of(err); c != code.SecretUnknown || came() || ctx.Err() != nil {
+			return err
+		}
+		if pause == firstPause {
+			say("%v; waiting for it", err)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		}
+	}
+}
+
+// Pauses between questions for a secret that does not exist yet.
+const (
+	firstPause = time.Second
+	maxPause   = 5 * time.Second
+)
 
 var errNoFirst = errors.New("no version came in time")
 

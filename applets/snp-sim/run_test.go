@@ -143,6 +143,16 @@ func TestRunFailures(t *testing.T) {
 func TestRunUsage(t *testing.T) {
 	ok := []string{"-chip", "c", "-kernel", "k"}
 	for name, args := range map[string][]string{
+		"image and kernel": append(ok, "-image", "i"), "image and append": {"-chip", "c", "-image", "i", "-append", "x"},
+	} {
+		if _, _, err := run(t, args...); applet.ExitCode(err) != applet.ExitUsage || !strings.Contains(err.Error(), "excludes") {
+			t.Errorf("%s: %v, exit %d", name, err, applet.ExitCode(err))
+		}
+	}
+	if _, _, err := run(t, "-chip", "c", "-image", t.TempDir()); applet.ExitCode(err) != applet.ExitFailure || !strings.Contains(err.Error(), "cmdline") {
+		t.Errorf("no image: %v", err)
+	}
+	for name, args := range map[string][]string{
 		"nothing": {}, "no kernel": {"-chip", "c"}, "no chip": {"-kernel", "k"}, "argument": append(ok, "x"),
 		"host data": append(ok, "-host-data", "11"), "policy": append(ok, "-policy", "zz"), "memory": append(ok, "-memory", "12K"),
 		"net": append(ok, "-net", "tap"), "vcpu type": append(ok, "-vcpu-type", "i486"), "features": append(ok, "-guest-features", "x"),
