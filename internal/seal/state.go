@@ -9,7 +9,7 @@ import (
 	"attestbox/internal/platform"
 	"attestbox/internal/secret"
 	"attestbox/internal/snp"
-	"attestbox/internal/store/sealed"
+	"attestbox/internal/store"
 )
 
 // No security domain and no cryptstore has these names, so that the key of a
@@ -28,8 +28,6 @@ type StateKey struct {
 	// Open finds the platform; each use closes it.
 	Open func() (platform.Platform, error)
 }
-
-var _ sealed.Platform = StateKey{}
 
 // ErrDebug is a VM that the host can read: what it seals is not sealed.
 var ErrDebug = errors.New("the host can read this VM: its guest policy allows debugging or a migration agent")
@@ -71,7 +69,7 @@ func (k StateKey) Unseal(ctx context.Context, id [16]byte, kind string, params [
 	defer done()
 	key, err := s.Unseal(ctx, stateBinding(id), kind, params)
 	if errors.Is(err, cryptstore.ErrSealed) {
-		return nil, fmt.Errorf("%w: %w", sealed.ErrSealKey, err)
+		return nil, fmt.Errorf("%w: %w", store.ErrSealKey, err)
 	}
 	return key, err
 }

@@ -19,6 +19,8 @@ import (
 	"attestbox/internal/store/sealed"
 )
 
+var _ sealed.Platform = StateKey{}
+
 func stateOf(g *snpsim.Guest) StateKey {
 	return StateKey{Open: func() (platform.Platform, error) { return g.Platform(), nil }}
 }

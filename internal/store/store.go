@@ -33,6 +33,10 @@ var (
 )
 
 // Store keeps named values. All methods may be called concurrently.
+// ErrSealKey is a seal key that does not open a sealed store (package sealed).
+// It stands here for the platforms that derive such keys.
+var ErrSealKey = errors.New("the seal key does not open this state")
+
 type Store interface {
 	// Get returns a copy of the value: ErrNotFound without one.
 	Get(ctx context.Context, key string) ([]byte, error)

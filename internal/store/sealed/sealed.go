@@ -36,7 +36,7 @@ const (
 )
 
 // ErrSealKey is a seal key that does not open this state.
-var ErrSealKey = errors.New("the seal key does not open this state")
+var ErrSealKey = store.ErrSealKey
 
 // ErrTampered is a value that was changed or moved from another name.
 var ErrTampered = errors.New("value does not open: it was changed, or moved here from another name")
