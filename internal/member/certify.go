@@ -43,7 +43,8 @@ type Request struct {
 var ErrNoRecovery = errors.New("the store cannot be recovered here")
 
 // Recover opens the store in raw, whose header is h, for the machine whose
-// certificate is own, and seals it by by.
+// certificate is own, and seals it by by. The clock of o is not behind the
+// server's.
 type Recover func(ctx context.Context, raw store.Store, h *cryptstore.Header, by cryptstore.Sealer, own *tls.Certificate, trust *admission.Trust, o cryptstore.Options) (*cryptstore.Store, error)
 
 // Result says what certify did.
@@ -254,7 +255,8 @@ func (b *base) recover(ctx context.Context, req Request, a *client.Admitted, key
 		}
 		own := &tls.Certificate{Certificate: a.Chain, PrivateKey: key, Leaf: leaf}
 		trust := &admission.Trust{Policy: b.Policy, Domain: b.domain, MinPolicyVersion: a.MinPolicyVersion}
-		cs, err := req.Recover(ctx, raw, h, by, own, trust, cryptstore.Options{MinEpoch: a.StoreEpoch, Now: b.Now})
+		now := func() time.Time { return floor.Floor{Time: a.Time}.Clock(b.Now()) }
+		cs, err := req.Recover(ctx, raw, h, by, own, trust, cryptstore.Options{MinEpoch: a.StoreEpoch, Now: now})
 		if err != nil {
 			return nil, fmt.Errorf("recovering the store: %w", err)
 		}

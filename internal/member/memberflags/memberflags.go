@@ -187,7 +187,7 @@ func Recover(servers []string, logf func(string, ...any)) member.Recover {
 			return nil, fmt.Errorf("%w: it has no escrow copy", member.ErrNoRecovery)
 		}
 		k, err := client.DialKeys(ctx, client.KeysConfig{
-			Servers: servers, Trust: trust, Logf: logf,
+			Servers: servers, Trust: trust, Logf: logf, Now: o.Now,
 			Certificate: func() (*tls.Certificate, error) { return own, nil },
 		})
 		if err != nil {
