@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -253,5 +254,43 @@ func TestWatchRefusedAndUse(t *testing.T) {
 		if c, _ := code.Of(err); !errors.Is(err, ErrRefused) || c != code.LaunchRefused {
 			t.Error(err)
 		}
+	})
+}
+
+// A key server that accepts and says nothing holds a fetch no longer than an
+// exchange, and a watch comes back when it answers again.
+func TestSilentKeyServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ks := domaintest.New(t, "a.example", time.Now()).NewKeyServer(t, time.Now())
+		ks.Put("a", []byte("one"))
+		var silentUntil atomic.Int64
+		ks.Answer = func(*admission.Identity, *wire.KeyRequest) *wire.KeyReply {
+			if d := time.Until(time.Unix(silentUntil.Load(), 0)); d > 0 {
+				time.Sleep(d)
+			}
+			return nil
+		}
+		silentUntil.Store(time.Now().Add(time.Minute).Unix())
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		s, err := Fetch(ctx, keysConfig(t, ks), "a", 0)
+		if err != nil || time.Since(begin) > 100*time.Second || ks.Dialled() < 4 {
+			t.Errorf("%v after %v, %d connections", err, time.Since(begin), ks.Dialled())
+		}
+		s.Value.Zero()
+		silentUntil.Store(time.Now().Add(time.Minute).Unix())
+		n := 0
+		done := errors.New("done")
+		if err := Watch(t.Context(), keysConfig(t, ks), "a", func(*Secret) error { n++; return done }); !errors.Is(err, done) || n != 1 {
+			t.Errorf("%v, %d deliveries", err, n)
+		}
+		short, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		silentUntil.Store(time.Now().Add(time.Minute).Unix())
+		if _, err := Fetch(short, keysConfig(t, ks), "a", 0); !errors.Is(err, ErrUnreachable) {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Minute) // of fake time: the silent ones end
 	})
 }

@@ -480,11 +480,11 @@ func TestUnixSocket(t *testing.T) {
 // The host cuts the wire between two records: neither program may take that for
 // the end of the stream.
 func TestWireIsCut(t *testing.T) {
-	var back string
+	var back atomic.Value
 	var mu sync.Mutex
 	var wires []net.Conn
 	relay := listen(t, func(c net.Conn) {
-		to, err := net.Dial("tcp", back)
+		to, err := net.Dial("tcp", back.Load().(string))
 		if err != nil {
 			t.Error(err)
 			return
@@ -501,7 +501,7 @@ func TestWireIsCut(t *testing.T) {
 		_, err := io.Copy(io.Discard, c)
 		cut <- err
 	}, nil)
-	back = p.back
+	back.Store(p.back)
 	cert := p.domain.Member(t, p.domain.Identity(1, 1), time.Now(), time.Hour)
 	p.front = p.end(Client, side{cert, func() (*admission.Trust, error) { return p.domain.Trust(), nil }, []Peer{{any: true}}, nil}, relay)
 	c := p.connect()
