@@ -60,8 +60,12 @@ func (s *Server) keys(ctx context.Context, x *exchange, leave func()) {
 	leave()
 	s.Metrics.members(1)
 	defer s.Metrics.members(-1)
+	defer context.AfterFunc(s.stopping, func() { x.conn.SetReadDeadline(time.Now()) })()
 	for {
 		x.conn.SetDeadline(time.Now().Add(min(s.Timeouts.KeysIdle, max(0, id.NotAfter.Sub(s.Now())))))
+		if s.stopping.Err() != nil {
+			return
+		}
 		req, err := wire.Expect[*wire.KeyRequest](x.conn)
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
@@ -261,7 +265,7 @@ func (s *Server) watch(ctx context.Context, mem *member, req *wire.KeyRequest) {
 			return
 		case <-gone:
 			return
-		case <-ctx.Done():
+		case <-s.stopping.Done():
 			return
 		}
 	}

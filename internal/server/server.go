@@ -70,6 +70,10 @@ type Server struct {
 	places  chan struct{}
 	kept    chan struct{} // places of members on keys
 	turned  atomic.Uint64 // connections turned away before TLS
+	// stopping ends when Serve begins to: members who only wait are let go at
+	// once, and running requests finish.
+	stopping context.Context
+	stop     context.CancelFunc
 }
 
 // New makes a server from its state.
@@ -99,6 +103,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	if err := s.checkRoles(); err != nil {
 		return nil, err
 	}
+	s.stopping, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	return s, nil
 }
 
@@ -124,6 +129,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		})
 	}
 	<-accept.Done()
+	s.stop()
 	for _, l := range listeners {
 		l.Close()
 	}

@@ -21,6 +21,8 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/appraise"
 	"attestbox/internal/appraise/amdroots"
+	"attestbox/internal/client"
+	"attestbox/internal/code"
 	"attestbox/internal/kds"
 	"attestbox/internal/server"
 	"attestbox/internal/snp"
@@ -230,7 +232,7 @@ func (f *serveFlags) run(ctx context.Context, env *applet.Env, srv *server.Serve
 	for _, d := range srv.Domains {
 		if slices.Contains(f.roles, server.RoleKeys) {
 			if err := srv.Certify(ctx, d); err != nil {
-				return applet.WithHint(err, "policy must trust what vouches for this server, and grant its measurement to serve as "+wire.RoleKeyServer)
+				return notCertified(err)
 			}
 		}
 	}
@@ -270,6 +272,18 @@ func (f *serveFlags) run(ctx context.Context, env *applet.Env, srv *server.Serve
 	err = srv.Serve(ctx, listeners...)
 	log.Info("stopped")
 	return err
+}
+
+// notCertified gives a key server that is not certified its exit code.
+func notCertified(err error) error {
+	c, known := code.Of(err)
+	switch {
+	case errors.Is(err, client.ErrUnreachable), errors.Is(err, client.ErrLater):
+		return applet.Later(c, err)
+	case known:
+		err = applet.Refused(c, err)
+	}
+	return applet.WithHint(err, "policy must trust what vouches for this server, and grant its measurement to serve as "+wire.RoleKeyServer)
 }
 
 // forward turns signals into requests to reload.
