@@ -234,8 +234,9 @@ func (d *Domain) follow(ctx context.Context, r, kept *policyRecord, p *claim.Ver
 	return nil
 }
 
-// takesBack says whether a policy revokes anything anew, lacks a claim that
-// the old one had, or asks more of platforms.
+// takesBack says whether a policy revokes anything anew or lacks a claim that
+// the old one had. Platform requirements are alternatives, so that one more
+// takes nothing back.
 func takesBack(old, p *claim.VerifiedPolicy) bool {
 	had, has := map[string]bool{}, map[string]bool{}
 	for _, c := range old.Claims() {

@@ -137,7 +137,7 @@ func Serve(ctx context.Context, env *applet.Env, args []string, o ServeOptions) 
 	}
 	defer st.Close()
 	opts := server.Options{State: st, Roles: f.roles, Log: log, Limits: f.limits, Metrics: server.NewMetrics(time.Now())}
-	source, appraiser, err := f.appraiser(ctx, st)
+	source, appraiser, err := f.appraiser(ctx, st, &opts)
 	if err != nil {
 		return err
 	}
@@ -168,18 +168,28 @@ func Serve(ctx context.Context, env *applet.Env, args []string, o ServeOptions) 
 }
 
 // appraiser judges instances without a domain: nil where the state has no
-// policy for those. The network is asked only for chips that policy lists, or
-// of which a certificate for another TCB is kept.
-func (f *serveFlags) appraiser(ctx context.Context, st *server.State) (server.EndorsementSource, *server.SNPAppraiser, error) {
+// policy for those. The network is asked only for chips that a policy lists, or
+// of which a certificate for another TCB is kept; and what it sends is kept only
+// where a trusted root vouches for it.
+func (f *serveFlags) appraiser(ctx context.Context, st *server.State, o *server.Options) (server.EndorsementSource, *server.SNPAppraiser, error) {
 	dir := filepath.Join(f.Dir, KDSDir)
 	var appraiser *server.SNPAppraiser
 	certs, err := kds.Open(kds.Config{Dir: dir, BaseURL: f.kdsURL, Allow: func(p snp.Product, chip [64]byte) bool {
-		return appraiser != nil && appraiser.ListsChip(ctx, chip) || KnownChip(dir, p, chip)
+		return appraiser != nil && appraiser.ListsChip(ctx, chip) || KnownChip(dir, p, chip) ||
+			slices.ContainsFunc(o.Domains, func(d *server.Domain) bool { return d.ListsChip(chip) })
 	}, Check: func(ctx context.Context, p snp.Product, e appraise.Endorsements) error {
-		if appraiser == nil {
-			return errors.New("this server has no roots of its own")
+		last := errors.New("this server has no roots of its own")
+		if appraiser != nil {
+			if last = appraiser.Vouches(ctx, p, e); last == nil {
+				return nil
+			}
 		}
-		return appraiser.Vouches(ctx, p, e)
+		for _, d := range o.Domains {
+			if last = d.Vouches(p, e); last == nil {
+				return nil
+			}
+		}
+		return last
 	}})
 	if err != nil {
 		return nil, nil, err
