@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -51,9 +50,7 @@ func (c *KeysConfig) session() (*session, error) {
 		if err != nil {
 			return nil, err
 		}
-		trust := *c.Trust // an answer may have raised what counts since
-		trust.MinPolicyVersion = max(trust.MinPolicyVersion, c.floor.Load())
-		return admission.ClientTLS(&trust, *own, cfg.now, wire.ALPNKeys, wire.RoleKeyServer), nil
+		return admission.ClientTLS(c.trust(), *own, cfg.now, wire.ALPNKeys, wire.RoleKeyServer), nil
 	})
 }
 
@@ -64,23 +61,22 @@ func (c *KeysConfig) own() (*tls.Certificate, time.Time, error) {
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("%w: %w", ErrCertificate, err)
 	}
-	leaf := cert.Leaf
-	if leaf == nil {
-		if len(cert.Certificate) == 0 {
-			return nil, time.Time{}, fmt.Errorf("%w: there is none", ErrCertificate)
-		}
-		if leaf, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
-			return nil, time.Time{}, fmt.Errorf("%w: %w", ErrCertificate, err)
-		}
-	}
 	now := time.Now
 	if c.Now != nil {
 		now = c.Now
 	}
-	if now().After(leaf.NotAfter) {
-		return nil, time.Time{}, code.Wrap(code.AdmissionValidity, fmt.Errorf("%w: it ended at %s", ErrCertificate, leaf.NotAfter.UTC().Format(time.RFC3339)))
+	id, err := c.trust().Verify(cert.Certificate, now())
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("%w: %w", ErrCertificate, err)
 	}
-	return cert, leaf.NotAfter, nil
+	return cert, id.NotAfter, nil
+}
+
+// trust is Trust with what answers of this session have raised.
+func (c *KeysConfig) trust() *admission.Trust {
+	t := *c.Trust
+	t.MinPolicyVersion = max(t.MinPolicyVersion, c.floor.Load())
+	return &t
 }
 
 // Secret is one version of a secret. Its owner zeroes Value.
@@ -191,6 +187,7 @@ func (k *KeyClient) deadline(limit time.Duration) time.Time {
 }
 
 func (k *KeyClient) read(req *wire.KeyRequest) (*wire.KeyReply, error) {
+	// Time and policy version count also of an answer that is a refusal.
 	reply, err := wire.Expect[*wire.KeyReply](k.conn)
 	if err != nil {
 		if remoteRefusal(err) {
@@ -198,14 +195,14 @@ func (k *KeyClient) read(req *wire.KeyRequest) (*wire.KeyReply, error) {
 		}
 		return nil, classify(fmt.Errorf("%s, waiting for an answer: %w", k.Server, err))
 	}
-	if reply.Code != "" {
-		return nil, code.Wrap(reply.Code, fmt.Errorf("%w: %s %q at %s (%s, exchange %s)", kindOf(reply.Code), req.Op, req.Name, k.Server, reply.Code, reply.Exchange))
-	}
 	for old := k.floor.Load(); old < reply.MinPolicyVersion && !k.floor.CompareAndSwap(old, reply.MinPolicyVersion); {
 		old = k.floor.Load()
 	}
 	if k.learned != nil {
 		k.learned(reply.Time, reply.MinPolicyVersion)
+	}
+	if reply.Code != "" {
+		return nil, code.Wrap(reply.Code, fmt.Errorf("%w: %s %q at %s (%s, exchange %s)", kindOf(reply.Code), req.Op, req.Name, k.Server, reply.Code, reply.Exchange))
 	}
 	return reply, nil
 }

@@ -74,6 +74,9 @@ func TestKeysPeers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
 		d, other := domaintest.New(t, "a.example", now), domaintest.New(t, "b.example", now)
+		d.Version = 2
+		newer, newServer := d.Member(t, d.Identity(1, 1), now, time.Hour), d.Member(t, d.Identity(9, 9, wire.RoleKeyServer), now, time.Hour)
+		d.Version = 1
 		for name, tt := range map[string]struct {
 			server *tls.Certificate
 			own    *tls.Certificate
@@ -81,14 +84,20 @@ func TestKeysPeers(t *testing.T) {
 			now    func() time.Time
 			want   error
 			code   code.Code
+
+			serverVersion uint64
 		}{
-			"admitted VM poses as the key server":   {server: d.Member(t, d.Identity(1, 1), now, time.Hour), want: ErrRefused, code: code.AdmissionRole},
-			"role of another server":                {server: d.Member(t, d.Identity(1, 1, wire.RolePolicyServer), now, time.Hour), want: ErrRefused, code: code.AdmissionRole},
-			"key server of another domain":          {server: other.Member(t, other.Identity(1, 1, wire.RoleKeyServer), now, time.Hour), want: ErrRefused, code: code.AdmissionBad},
-			"key server under an old policy":        {trust: func(t *admission.Trust) { t.MinPolicyVersion = 2 }, want: ErrUnreachable},
-			"key server taken back":                 {trust: func(t *admission.Trust) { t.Revoked = func(*admission.Identity) bool { return true } }, want: ErrRefused, code: code.AdmissionRevoked},
+			"admitted VM poses as the key server": {server: d.Member(t, d.Identity(1, 1), now, time.Hour), want: ErrRefused, code: code.AdmissionRole},
+			"role of another server":              {server: d.Member(t, d.Identity(1, 1, wire.RolePolicyServer), now, time.Hour), want: ErrRefused, code: code.AdmissionRole},
+			"key server of another domain":        {server: other.Member(t, other.Identity(1, 1, wire.RoleKeyServer), now, time.Hour), want: ErrRefused, code: code.AdmissionBad},
+			"key server under an old policy":      {own: newer, trust: func(t *admission.Trust) { t.MinPolicyVersion = 2 }, want: ErrUnreachable},
+			"own certificate under an old policy": {trust: func(t *admission.Trust) { t.MinPolicyVersion = 2 }, want: ErrCertificate, code: code.AdmissionPolicyVersion},
+			"the server knows a newer policy":     {serverVersion: 2, server: newServer, want: ErrRefused, code: code.AdmissionRefused},
+			"key server taken back": {trust: func(t *admission.Trust) {
+				t.Revoked = func(id *admission.Identity) bool { return id.HasRole(wire.RoleKeyServer) }
+			}, want: ErrRefused, code: code.AdmissionRevoked},
 			"expired key server":                    {server: d.Member(t, d.Identity(1, 1, wire.RoleKeyServer), now.Add(-2*time.Hour), time.Hour), want: ErrUnreachable},
-			"own certificate of another domain":     {own: other.Member(t, other.Identity(1, 1), now, time.Hour), want: ErrRefused, code: code.AdmissionRefused},
+			"own certificate of another domain":     {own: other.Member(t, other.Identity(1, 1), now, time.Hour), want: ErrCertificate, code: code.AdmissionBad},
 			"own certificate expired":               {own: d.Member(t, d.Identity(1, 1), now.Add(-2*time.Hour), time.Hour), want: ErrCertificate, code: code.AdmissionValidity},
 			"clock set back, expired, floor raised": {own: d.Member(t, d.Identity(1, 1), now, time.Hour), now: func() time.Time { return now.Add(2 * time.Hour) }, want: ErrCertificate},
 		} {
@@ -98,6 +107,7 @@ func TestKeysPeers(t *testing.T) {
 				ks.Cert = tt.server
 			}
 			cfg := keysConfig(t, ks)
+			d.Version = max(1, tt.serverVersion)
 			if tt.own != nil {
 				cfg.Certificate = func() (*tls.Certificate, error) { return tt.own, nil }
 			}
@@ -108,6 +118,7 @@ func TestKeysPeers(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			s, err := Fetch(ctx, cfg, "a", 0)
 			cancel()
+			d.Version = 1
 			if err == nil {
 				t.Errorf("%s: got %q", name, s.Value.Bytes())
 				continue
@@ -226,6 +237,42 @@ func TestWatchEndsWithCertificate(t *testing.T) {
 		defer cancel()
 		if err := Watch(ctx, cfg, "a", func(*Secret) error { return nil }); !errors.Is(err, ErrUnreachable) {
 			t.Errorf("with a renewed certificate: %v", err)
+		}
+	})
+}
+
+// Policy moves on while a watch is open: it goes on with the certificate that
+// this machine gets then, and not with the old one.
+func TestWatchAcrossPolicies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ks := domaintest.New(t, "a.example", time.Now()).NewKeyServer(t, time.Now())
+		ks.Put("a", []byte("one"))
+		cfg := keysConfig(t, ks)
+		old, _ := cfg.Certificate()
+		var moved atomic.Int64
+		cfg.Certificate = func() (*tls.Certificate, error) {
+			if at := moved.Load(); at == 0 || time.Now().Unix() < at+20 {
+				return old, nil
+			}
+			return ks.Domain.Member(t, ks.Domain.Identity(1, 1), time.Now(), time.Hour), nil
+		}
+		cfg.Trust.MinPolicyVersion = 1
+		var got []string
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		done := make(chan error, 1)
+		go func() {
+			done <- Watch(ctx, cfg, "a", func(s *Secret) error { got = append(got, string(s.Value.Bytes())); return nil })
+		}()
+		synctest.Wait()
+		ks.Domain.Version = 2
+		ks.Cert = ks.Domain.Member(t, ks.Domain.Identity(9, 9, wire.RoleKeyServer), time.Now(), time.Hour)
+		moved.Store(time.Now().Unix())
+		ks.Drop()
+		time.Sleep(time.Minute)
+		ks.Put("a", []byte("two"))
+		if err := <-done; !errors.Is(err, ErrUnreachable) || !slices.Equal(got, []string{"one", "two"}) {
+			t.Errorf("%q, %v", got, err)
 		}
 	})
 }

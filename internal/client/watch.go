@@ -3,7 +3,6 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -23,7 +22,8 @@ const watchTurn = 15 * time.Minute
 // backoff. use owns nothing: the value is wiped when it returns.
 //
 // A connection ends with the server's certificate or with this machine's own.
-// If Certificate then gives no valid one, Watch ends with ErrCertificate.
+// If Certificate then gives no valid one for a minute, Watch ends with
+// ErrCertificate.
 func Watch(ctx context.Context, cfg KeysConfig, name string, use func(*Secret) error) error {
 	s, err := cfg.session()
 	if err != nil {
@@ -48,18 +48,24 @@ func Watch(ctx context.Context, cfg KeysConfig, name string, use func(*Secret) e
 			k, err = cfg.dial(ctx, s, a)
 			return err
 		})
-		if err != nil {
+		answered := false
+		if err == nil {
+			answered, err = k.watch(ctx, name, deliver)
+			k.Close()
+		} else if !errors.Is(err, ErrCertificate) {
 			return err
 		}
-		answered, err := k.watch(ctx, name, deliver)
-		k.Close()
 		if u, ok := errors.AsType[*useError](err); ok {
 			return u.err
 		}
-		if errors.Is(err, ErrRefused) {
-			return err
+		if ourCertificate(err) {
+			s.logf("%v; waiting for another certificate", err)
+			if !cfg.replaced(ctx, k) {
+				return err
+			}
+			continue
 		}
-		if errors.Is(err, ErrCertificate) && !cfg.replaced(k.own) {
+		if errors.Is(err, ErrRefused) {
 			return err
 		}
 		wait := rand.N(backoff) + backoff/2
@@ -80,10 +86,34 @@ func Watch(ctx context.Context, cfg KeysConfig, name string, use func(*Secret) e
 	}
 }
 
-// replaced says whether there is another certificate by now.
-func (c *KeysConfig) replaced(old *tls.Certificate) bool {
-	now, _, err := c.own()
-	return err == nil && !bytes.Equal(now.Certificate[0], old.Certificate[0])
+// certificateGrace is how long a watch waits for a new certificate of this
+// machine when the one that it has counts no longer: certify -renew notices a
+// policy that moved on a little later than the key server.
+const certificateGrace = time.Minute
+
+// ourCertificate says that another certificate may mend err.
+func ourCertificate(err error) bool {
+	c, _ := code.Of(err)
+	return errors.Is(err, ErrCertificate) || errors.Is(err, ErrRefused) && c == code.AdmissionRefused
+}
+
+// replaced waits for a valid certificate, another than the one of connection k,
+// if there was one.
+func (c *KeysConfig) replaced(ctx context.Context, k *KeyClient) bool {
+	for end := time.Now().Add(certificateGrace); time.Now().Before(end); {
+		timer := time.NewTimer(time.Second)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		}
+		now, _, err := c.own()
+		if err == nil && (k == nil || !bytes.Equal(now.Certificate[0], k.own.Certificate[0])) {
+			return true
+		}
+	}
+	return false
 }
 
 type useError struct{ err error }

@@ -15,15 +15,18 @@ const (
 	retryUnreachable = 30 * time.Second
 	retryRefused     = 5 * time.Minute
 	attemptTimeout   = 2 * time.Minute
+	// look is how often the certificate is looked at in between: another
+	// program may have learned of a policy by which it counts no longer.
+	look = 20 * time.Second
 )
 
 // KeepCertified renews the certificate at two thirds of its life, with jitter,
-// until ctx ends (nil). It returns an error only when the certificate has ended
+// or when policy has moved on, until ctx ends (nil). It returns an error only when the certificate has ended
 // and the server refuses another one. done, if set, is called after each
 // renewal.
 func (m *Member) KeepCertified(ctx context.Context, req Request, done func(*Result)) error {
 	for {
-		pause := retryUnreachable
+		pause := rand.N(time.Second)
 		id, err := m.Identity(ctx)
 		if err == nil {
 			// Up to a tenth of what is left, so that a rack of guests that were
@@ -32,7 +35,7 @@ func (m *Member) KeepCertified(ctx context.Context, req Request, done func(*Resu
 			pause = due.Sub(m.Clock()) + rand.N(id.NotAfter.Sub(due)/10+1)
 		}
 		for failed := false; ; {
-			if err := sleep(ctx, pause); err != nil {
+			if err := m.sleep(ctx, pause, !failed); err != nil {
 				return nil
 			}
 			req.Force = !failed // after a failure another process may have been faster
@@ -63,13 +66,24 @@ func (m *Member) KeepCertified(ctx context.Context, req Request, done func(*Resu
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(max(d, 0))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+// sleep waits, and with wake only as long as the certificate counts.
+func (m *Member) sleep(ctx context.Context, d time.Duration, wake bool) error {
+	for end := time.Now().Add(d); ; {
+		timer := time.NewTimer(max(0, min(time.Until(end), look)))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		if !time.Now().Before(end) {
+			return nil
+		}
+		if wake {
+			if _, err := m.Identity(ctx); err != nil {
+				m.Logf("the present certificate: %v", err)
+				return nil
+			}
+		}
 	}
 }

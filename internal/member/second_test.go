@@ -98,6 +98,44 @@ func TestKeepCertified(t *testing.T) {
 	})
 }
 
+// Another program learns of a newer policy: the certificate is renewed at once,
+// and if policy has taken the admission back, that is final at once.
+func TestKeepCertifiedAcrossPolicies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVM(t)
+		m, _ := v.certify()
+		defer m.Close()
+		begin := time.Now()
+		var refuse bool
+		v.ps.Answer = func(int) wire.Message {
+			if refuse {
+				return &wire.Refused{Code: "launch-refused"}
+			}
+			return nil
+		}
+		time.AfterFunc(5*time.Minute, func() {
+			v.ps.Domain.Version = 2
+			m.Learned(time.Now().Unix(), 2)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		n := 0
+		if err := m.KeepCertified(ctx, v.request(), func(r *Result) {
+			if n++; r.Identity.PolicyVersion != 2 || time.Since(begin) > 6*time.Minute {
+				t.Errorf("%+v after %v", r.Identity, time.Since(begin))
+			}
+		}); err != nil || n != 1 {
+			t.Errorf("%d renewals, %v", n, err)
+		}
+		refuse = true
+		m.Learned(time.Now().Unix(), 3)
+		begin = time.Now()
+		if err := m.KeepCertified(t.Context(), v.request(), nil); !errors.Is(err, client.ErrRefused) || time.Since(begin) > time.Minute {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+	})
+}
+
 // The server is away for a while, then refuses: the old certificate is used to
 // its end, and the refusal is final only then.
 func TestKeepCertifiedThroughFailures(t *testing.T) {
