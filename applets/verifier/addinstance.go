@@ -17,6 +17,7 @@ import (
 	"attestbox/internal/secret"
 	"attestbox/internal/server"
 	"attestbox/internal/servercmd"
+	"attestbox/internal/store/sealed"
 	"attestbox/internal/strictjson"
 	"attestbox/internal/wire"
 )
@@ -168,7 +169,15 @@ func refuseReleased(f *servercmd.StateFlags, env *applet.Env, sec *server.Secret
 	}
 	defer servercmd.ZeroKey(key)
 	seal := key.File
-	if seal.Len() == 0 {
+	switch {
+	case f.PlatformKey != "":
+		if seal, err = servercmd.ReadSecret(env, f.PlatformKey, sealed.MaxFileKey); err != nil {
+			return fmt.Errorf("reading the platform key: %w", err)
+		}
+		defer seal.Zero()
+	case f.Platform != "":
+		return nil // nobody has that key as a file
+	case seal.Len() == 0:
 		seal = key.Passphrase
 	}
 	same := sec.DiskKey.Len() > 0 && sec.DiskKey.Equal(seal)

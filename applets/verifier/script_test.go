@@ -23,6 +23,7 @@ import (
 	"attestbox/internal/image"
 	"attestbox/internal/luks"
 	"attestbox/internal/measure"
+	"attestbox/internal/platform/simenclave"
 	"attestbox/internal/secret"
 	"attestbox/internal/snp"
 	"attestbox/internal/snpsim"
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 	}})
 }
 
-func TestScripts(t *testing.T) { scripts(t, "init", "backup", "policy") }
+func TestScripts(t *testing.T) { scripts(t, "init", "backup", "policy", "platform", "readers") }
 
 // A digest that does not cover kernel, initramfs and command line is never
 // registered, and neither is a decommissioned ID.
@@ -112,6 +113,14 @@ func owner(dir string, psp *snpsim.PSP) error {
 		"header.json": recJSON,
 		"header.img":  header,
 		"db.password": []byte("sesame"),
+	}
+	for _, name := range []string{"platform.key", "platform2.key"} {
+		k, _, err := simenclave.GenerateKey()
+		if err != nil {
+			return err
+		}
+		files[name] = bytes.Clone(k.Bytes())
+		k.Zero()
 	}
 	for name, b := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
