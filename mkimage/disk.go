@@ -24,10 +24,11 @@ import (
 const diskKeySize = 32
 
 func runDisk(ctx context.Context, env *applet.Env, args []string) error {
-	fs := env.Flags("-from DIR|TARBALL -size 64M -out disk.img (-key FILE|- | -key-out FILE) [flags]",
+	fs := env.Flags("{-from DIR|TARBALL | -empty} -size 64M -out disk.img (-key FILE|- | -key-out FILE) [flags]",
 		"mkimage disk -from rootfs -size 64M -out disk.img -key-out /dev/shm/disk.key -record disk.json")
 	var o disk.Options
 	fs.StringVar(&o.From, "from", "", "folder or tarball (.tar, .tar.gz, .tar.zst) with the root file system")
+	fs.BoolVar(&o.Empty, "empty", false, "an empty file system, for state")
 	fs.StringVar(&o.Out, "out", "", "image to write")
 	size := fs.String("size", "", "size of the whole image: bytes, or with K, M, G or T")
 	keyIn := fs.String("key", "", "file with the disk's key, 32 random bytes as they are; - is stdin")
@@ -47,8 +48,10 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 	switch {
 	case fs.NArg() != 0:
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
-	case o.From == "" || o.Out == "" || *size == "":
-		return fs.Usage("-from, -size and -out are required")
+	case (o.From == "") != o.Empty:
+		return fs.Usage("one of -from and -empty is required")
+	case o.Out == "" || *size == "":
+		return fs.Usage("-size and -out are required")
 	case (*keyIn == "") == (*keyOut == ""):
 		return fs.Usage("one of -key and -key-out is required")
 	}

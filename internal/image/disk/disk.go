@@ -34,6 +34,7 @@ import (
 // Options say what Build writes.
 type Options struct {
 	From       string    // a folder or a tarball (.tar, .tar.gz, .tar.zst), found by its content
+	Empty      bool      // without From: an empty file system
 	Out        string    // the image, replaced atomically
 	Size       int64     // of the whole image in bytes, a multiple of 4096
 	UUID       string    // of LUKS; empty: random. The file system's is derived from it

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/aes"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"io/fs"
@@ -296,6 +297,40 @@ func TestManySmallFiles(t *testing.T) {
 	}
 }
 
+// A disk for state begins empty, and is the same every time.
+func TestEmpty(t *testing.T) {
+	needTools(t)
+	var sums [2][32]byte
+	for i := range sums {
+		out := filepath.Join(t.TempDir(), "disk.img")
+		o := Options{Empty: true, Out: out, Size: 24 << 20, UUID: testUUID}
+		f, err := os.Create(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := f.Truncate(o.Size); err != nil {
+			t.Fatal(err)
+		}
+		o.Progress = func(string, int64, int64) {}
+		if err := makeFS(t.Context(), f, o.Size, &o); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums[i] = sha256.Sum256(b)
+		list := output(t, "debugfs", "-R", "ls -p /", out)
+		if strings.Count(list, "/0407") > 3 || !strings.Contains(list, "/040755/0/0/") {
+			t.Errorf("%s", list)
+		}
+	}
+	if sums[0] != sums[1] {
+		t.Error("two empty file systems differ")
+	}
+}
+
 func TestRefusesHostileTarballs(t *testing.T) {
 	needTools(t)
 	outside := filepath.Join(t.TempDir(), "outside")
@@ -343,14 +378,15 @@ func TestBuildRefuses(t *testing.T) {
 		key    *secret.Bytes
 		want   string
 	}{
-		"short key":       {func(*Options) {}, short, "want at least 32"},
-		"no source":       {func(o *Options) { o.From = "/nonexistent" }, nil, "no such file"},
-		"too small":       {func(o *Options) { o.Size = 1 << 20 }, nil, "want a multiple of 4096"},
-		"odd size":        {func(o *Options) { o.Size++ }, nil, "want a multiple of 4096"},
-		"does not fit":    {func(o *Options) { o.From = big }, nil, "does not fit"},
-		"empty folder":    {func(o *Options) { o.From = t.TempDir() }, nil, "is empty"},
-		"tar on no tmpfs": {func(o *Options) { o.From = writeFile(t, tarOf(t, false)); o.TempDir = "/usr" }, nil, "tmpfs"},
-		"bad UUID":        {func(o *Options) { o.UUID = "x" }, nil, "malformed"},
+		"short key":        {func(*Options) {}, short, "want at least 32"},
+		"no source":        {func(o *Options) { o.From = "/nonexistent" }, nil, "no such file"},
+		"too small":        {func(o *Options) { o.Size = 1 << 20 }, nil, "want a multiple of 4096"},
+		"odd size":         {func(o *Options) { o.Size++ }, nil, "want a multiple of 4096"},
+		"does not fit":     {func(o *Options) { o.From = big }, nil, "does not fit"},
+		"empty folder":     {func(o *Options) { o.From = t.TempDir() }, nil, "is empty"},
+		"no source at all": {func(o *Options) { o.From = "" }, nil, "no such file"},
+		"tar on no tmpfs":  {func(o *Options) { o.From = writeFile(t, tarOf(t, false)); o.TempDir = "/usr" }, nil, "tmpfs"},
+		"bad UUID":         {func(o *Options) { o.UUID = "x" }, nil, "malformed"},
 	} {
 		o := ok
 		tc.change(&o)

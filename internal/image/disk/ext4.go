@@ -48,7 +48,7 @@ func makeFS(ctx context.Context, f *os.File, size int64, o *Options) error {
 	if err != nil {
 		return err
 	}
-	src, err := openSource(o.From, o.TempDir, size)
+	src, err := openSource(o, size)
 	if err != nil {
 		return err
 	}

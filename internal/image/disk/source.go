@@ -30,7 +30,11 @@ type source struct {
 
 // openSource takes a folder as it is and unpacks a tarball, of which at most
 // size bytes go to memory.
-func openSource(from, temp string, size int64) (*source, error) {
+func openSource(o *Options, size int64) (*source, error) {
+	if o.From == "" && o.Empty {
+		return emptySource()
+	}
+	from, temp := o.From, o.TempDir
 	st, err := os.Stat(from)
 	if err != nil {
 		return nil, fmt.Errorf("reading source: %w", err)
@@ -83,4 +87,13 @@ func openSource(from, temp string, size int64) (*source, error) {
 		return nil, fmt.Errorf("%w: %q %w", ErrSource, from, errEmpty)
 	}
 	return s, nil
+}
+
+// emptySource is a file system with nothing in it, as old as the epoch.
+func emptySource() (*source, error) {
+	dir, err := os.MkdirTemp("", "attestbox-empty-")
+	if err != nil {
+		return nil, fmt.Errorf("making an empty source: %w", err)
+	}
+	return &source{dir: dir, entries: []entry{{path: "/", mode: fs.ModeDir | 0o755}}, close: func() { os.Remove(dir) }}, nil
 }
