@@ -2,7 +2,7 @@
 # scripts/setup.sh for the Debian packages that they install when root.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-long bench bench-certify setup setup-test clean fmt
+.PHONY: build demo scenario1 test test-long bench bench-certify setup setup-test clean fmt
 
 # The same bytes wherever the tree lies: no paths, no cgo, no VCS stamp.
 GOBUILD := CGO_ENABLED=0 GOFLAGS= go build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
@@ -19,6 +19,11 @@ build:
 	$(GOBUILD) -tags simdevice -o bin/snp-sim-device .
 	$(GOBUILD) -o bin/mkimage ./mkimage
 
+# The owner's program of docs/scenario1.md.
+bin/hmac: $(wildcard testdata/scenario1/hmac/*.go)
+	@mkdir -p bin
+	$(GOBUILD) -o $@ ./testdata/scenario1/hmac
+
 setup:
 	@scripts/setup.sh
 
@@ -27,6 +32,9 @@ setup-test:
 
 demo: setup
 	@demo/demo.sh
+
+scenario1: setup
+	@demo/scenario1.sh
 
 test: setup-test
 	@scripts/test.sh
