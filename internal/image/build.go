@@ -237,6 +237,13 @@ func (b *builder) addConfig() error {
 		return fmt.Errorf("configuration %q: %w", b.m.Config, err)
 	}
 	b.input("config", b.m.Config, config.Path, data)
+	given := len(data)
+	if data, err = withMinTime(data, b.opt.SourceDateEpoch); err != nil {
+		return fmt.Errorf("configuration %q: %w", b.m.Config, err)
+	}
+	if len(data) != given {
+		b.note(minTimeNote(b.opt.SourceDateEpoch))
+	}
 	if err := b.a.AddFile(config.Path, 0o644, data); err != nil {
 		return err
 	}
