@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -338,73 +337,6 @@ func TestOpenStreamEnds(t *testing.T) {
 	}
 }
 
-// Who connects and says nothing, and who reads nothing, disturbs nobody.
-func TestSilentAndSlowPeers(t *testing.T) {
-	release := make(chan struct{})
-	p := newPair(t, func(c net.Conn) {
-		defer c.Close()
-		first := make([]byte, 1)
-		io.ReadFull(c, first)
-		if first[0] == 'f' { // a flood that nobody reads
-			for range 1000 {
-				if _, err := c.Write(make([]byte, 64<<10)); err != nil {
-					return
-				}
-			}
-			return
-		}
-		echo(c)
-	}, nil, func(c *Config) { c.Handshake = 2 * time.Second })
-	defer close(release)
-	for range 50 { // silent, on the TLS side
-		c, err := net.Dial("tcp", p.back)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-	}
-	slow := p.connect()
-	io.WriteString(slow, "f")
-	for range 5 {
-		if got, err := p.ask("xyz"); err != nil || got != "echo yz" {
-			t.Fatalf("%q, %v", got, err)
-		}
-	}
-	// Backpressure: the flood of 64 MB waits in the sockets, and comes whole.
-	n, err := io.Copy(io.Discard, slow)
-	if err != nil || n != 1000*64<<10 {
-		t.Errorf("%d bytes, %v", n, err)
-	}
-}
-
-// More streams than there are places wait, and get their turn.
-func TestBoundedStreams(t *testing.T) {
-	var open, most atomic.Int32
-	p := newPair(t, func(c net.Conn) {
-		if n := open.Add(1); n > most.Load() {
-			most.Store(n)
-		}
-		defer open.Add(-1)
-		echo(c)
-	}, nil, func(c *Config) {
-		if c.Mode == Client {
-			c.MaxStreams = 3
-		}
-	})
-	var wg sync.WaitGroup
-	for range 30 {
-		wg.Go(func() {
-			if got, err := p.ask("x"); err != nil || got != "echo x" {
-				t.Errorf("%q, %v", got, err)
-			}
-		})
-	}
-	wg.Wait()
-	if most.Load() > 3+1 { // one may still be leaving behind the tunnel
-		t.Errorf("%d streams at once", most.Load())
-	}
-}
-
 // The program on either side dies: its peer sees a cut, and the tunnel serves
 // the next.
 func TestProgramDies(t *testing.T) {
@@ -427,96 +359,5 @@ func TestProgramDies(t *testing.T) {
 	c.Close() // and ours, in the middle
 	if got, err := p.ask("xy"); err != nil || got != "echo y" {
 		t.Errorf("%q, %v", got, err)
-	}
-}
-
-func TestUnixSocket(t *testing.T) {
-	p := newPair(t, echo, nil)
-	path := filepath.Join(t.TempDir(), "a.sock")
-	a := mustAddr(t, "unix:"+path)
-	l, err := a.Listen(t.Context(), 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := a.Listen(t.Context(), 0o600); err == nil || !strings.Contains(err.Error(), "another program serves it") {
-		t.Errorf("a served socket was taken over: %v", err)
-	}
-	cert := p.domain.Member(t, p.domain.Identity(1, 1), time.Now(), time.Hour)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() {
-		done <- Serve(ctx, Config{Mode: Client, Listener: l, Dial: mustAddr(t, p.back).Dial, Peers: []Peer{{any: true}},
-			Trust: func() (*admission.Trust, error) { return p.domain.Trust(), nil }, Certificate: func() (*tls.Certificate, error) { return cert, nil }})
-	}()
-	c, err := a.Dial(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	io.WriteString(c, "by socket")
-	c.(*net.UnixConn).CloseWrite()
-	if b, err := io.ReadAll(c); err != nil || string(b) != "echo by socket" {
-		t.Errorf("%q, %v", b, err)
-	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	// What a killed tunnel leaves is replaced; a file is not.
-	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stale.SetUnlinkOnClose(false)
-	stale.Close()
-	if l, err = a.Listen(t.Context(), 0o660); err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	if _, err := mustAddr(t, "unix:/etc/passwd").Listen(t.Context(), 0o600); err == nil {
-		t.Error("a file was replaced by a socket")
-	}
-}
-
-// The host cuts the wire between two records: neither program may take that for
-// the end of the stream.
-func TestWireIsCut(t *testing.T) {
-	var back atomic.Value
-	var mu sync.Mutex
-	var wires []net.Conn
-	relay := listen(t, func(c net.Conn) {
-		to, err := net.Dial("tcp", back.Load().(string))
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		mu.Lock()
-		wires = append(wires, c, to)
-		mu.Unlock()
-		go io.Copy(to, c)
-		io.Copy(c, to)
-	})
-	cut := make(chan error, 1)
-	p := newPair(t, func(c net.Conn) {
-		io.WriteString(c, "hello")
-		_, err := io.Copy(io.Discard, c)
-		cut <- err
-	}, nil)
-	back.Store(p.back)
-	cert := p.domain.Member(t, p.domain.Identity(1, 1), time.Now(), time.Hour)
-	p.front = p.end(Client, side{cert, func() (*admission.Trust, error) { return p.domain.Trust(), nil }, []Peer{{any: true}}, nil}, relay)
-	c := p.connect()
-	if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
-		t.Fatal(err)
-	}
-	mu.Lock()
-	for _, w := range wires {
-		w.(*net.TCPConn).CloseWrite() // FIN, politely
-	}
-	mu.Unlock()
-	if n, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
-		t.Errorf("the client read %d, %v", n, err)
-	}
-	if err := <-cut; !errors.Is(err, unix.ECONNRESET) {
-		t.Errorf("the server saw %v", err)
 	}
 }
