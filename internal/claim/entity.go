@@ -73,7 +73,8 @@ type Role struct{ Name string }
 
 func (r Role) String() string { return `Role["` + r.Name + `"]` }
 
-// Chip is a CHIP_ID: 128 hex digits, or the 16 of Turin.
+// Chip is a CHIP_ID: 128 hex digits, or the 16 of Turin, which the parser also
+// takes padded with zeros, as reports have it.
 type Chip struct{ ID string }
 
 func (c Chip) String() string { return "Chip[" + c.ID + "]" }

@@ -77,3 +77,13 @@ func ValidDomain(s string) bool {
 	}
 	return true
 }
+
+// chipID is the one form of a CHIP_ID. Turin's has 8 bytes, and reports and
+// tools pad it with zeros to 64: both name the same chip, and a revocation of
+// either must find it.
+func chipID(s string) string {
+	if isHex(s, 128) && zeros(s[16:]) {
+		return s[:16]
+	}
+	return s
+}

@@ -177,7 +177,7 @@ func (p *parser) entity() (Entity, error) {
 		if s, err = p.bracketed(); err == nil && (!isHex(s, 128) && !isHex(s, 16) || zeros(s)) {
 			err = errors.New("Chip: want 128 or 16 hex digits, not all zero")
 		}
-		e = Chip{s}
+		e = Chip{chipID(s)}
 	case "Claim":
 		var s string
 		var n uint64
@@ -332,10 +332,14 @@ func (p *parser) prop() (q Prop, err error) {
 	if q.Name, err = p.word(); err != nil {
 		return q, err
 	}
+	value := p.word
+	if q.Name == "chip" {
+		value = func() (string, error) { v, err := p.word(); return chipID(v), err }
+	}
 	for _, op := range []Op{Is, Ge, Le, Eq} {
 		if p.eat(string(op)) {
 			q.Op = op
-			v, err := p.word()
+			v, err := value()
 			q.Values = []string{v}
 			return q, err
 		}
@@ -348,7 +352,7 @@ func (p *parser) prop() (q Prop, err error) {
 		return q, err
 	}
 	for more := true; more; more = p.eat(",") {
-		v, err := p.word()
+		v, err := value()
 		if err != nil {
 			return q, err
 		}

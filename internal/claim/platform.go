@@ -194,7 +194,7 @@ func valueOK(name string, t valueType, v string) bool {
 		return ok
 	case hexText:
 		for _, n := range hexDigits[name] {
-			if isHex(v, n) && !zeros(v) {
+			if isHex(v, n) && !zeros(v) && (name != "chip" || chipID(v) == v) {
 				return true
 			}
 		}

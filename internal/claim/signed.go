@@ -28,6 +28,9 @@ func (p *Policy) Sign(key crypto.Signer) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing policy: %w", err)
 	}
+	if !bytes.Equal(checked.Format(), text) { // nobody would accept it
+		return nil, fmt.Errorf("signing policy: %w", ErrCanonical)
+	}
 	declared, _ := checked.PolicyKey()
 	if k, err := KeyOf(PolicyKeyName, key.Public()); err != nil || k != declared {
 		return nil, errors.New("signing policy: the key is not the one that the policy declares as " + PolicyKeyName)

@@ -184,3 +184,28 @@ func TestAppraisePolicy(t *testing.T) {
 		wantCode(t, name, err, code.AppraisalPolicy)
 	}
 }
+
+// A chip is revoked whether it is named as its product does, or as reports do:
+// Turin's CHIP_ID has 8 bytes and 56 zeros.
+func TestChipRevoked(t *testing.T) {
+	for _, product := range []snp.Product{snp.Milan, snp.Turin} {
+		ch := appraisetest.Mint(appraisetest.Config{Product: product})
+		r := ch.Report(3)
+		lines := append(rootLines(t, ch), hexMeasurement(r)+" is-trusted",
+			"Platform[amd-sev-snp, debug: no, migrate: no, product = "+string(product)+"] has-trusted-platform-property")
+		root := must(appraise.NewRoots(must(appraise.NewRoot(product, ch.ARK.Raw))))
+		v := must(appraise.Verify(ch.Sign(r), appraise.Endorsements{VEK: ch.VEK.Raw, ASK: ch.ASK.Raw}, root, now, appraise.Options{}))
+		e := must(FromSNP(v, auth, ""))
+		if _, err := Prove(policy(t, lines...), e, now); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{hex.EncodeToString(r.ChipID[:]), hex.EncodeToString(r.ChipID[:product.ChipIDSize()])} {
+			_, err := Prove(policy(t, append(lines, "Chip["+id+"] is-revoked")...), e, now)
+			wantCode(t, string(product)+" "+id, err, code.ClaimRevoked)
+		}
+	}
+}
+
+func hexMeasurement(r *snp.Report) string {
+	return claim.Measurement{Digest: hex.EncodeToString(r.Measurement[:])}.String()
+}
