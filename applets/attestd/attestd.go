@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"attestbox/internal/applet"
 	"attestbox/internal/attestd"
@@ -91,6 +94,8 @@ func serve(ctx context.Context, env *applet.Env, o *options, gid int) error {
 	if err != nil {
 		return applet.WithHint(fmt.Errorf("listening on %q: %w", o.socket, err), "does another attestd run? is the folder writable?")
 	}
+	// Whoever read our messages may go; that is no reason to stop.
+	signal.Ignore(unix.SIGPIPE)
 	fmt.Fprintf(env.Stderr, "%s: listening on %s\n", env.Name, o.socket)
 	return attestd.New(so).Serve(ctx, l)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"os/signal"
 	"time"
@@ -20,7 +21,10 @@ import (
 // wait for the first version.
 func (o *options) watch(ctx context.Context, env *applet.Env, cfg client.KeysConfig, timeout time.Duration) error {
 	// Whoever read our messages may go; that is no reason to stop.
-	signal.Ignore(unix.SIGPIPE)
+	// Caught, not ignored: -run's program would inherit that.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, unix.SIGPIPE)
+	defer signal.Stop(pipe)
 	wctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	first := time.AfterFunc(timeout, func() { cancel(errNoFirst) })

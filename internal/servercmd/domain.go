@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,7 +133,7 @@ func (f *domainFlags) open(ctx context.Context, st *server.State, o *server.Opti
 			c.IssuerKey = issuerKey
 		}
 		if own != nil && len(f.certifyAt) > 0 {
-			c.OwnCertificate = certifyAt(f.certifyAt, c.PolicyCert, own)
+			c.OwnCertificate = certifyAt(f.certifyAt, c.PolicyCert, own, o.Log)
 		}
 		d, err := server.OpenDomain(ctx, st, c, p, time.Now())
 		if err != nil {
@@ -249,7 +250,7 @@ func (f *domainFlags) readIssuerKey(ctx context.Context, st *server.State) (cryp
 
 // certifyAt gets a key server's admission from a policy server elsewhere, with
 // a new key each time, which stays in memory.
-func certifyAt(servers []string, policy *x509.Certificate, own platform.Platform) func(context.Context) (*tls.Certificate, error) {
+func certifyAt(servers []string, policy *x509.Certificate, own platform.Platform, log *slog.Logger) func(context.Context) (*tls.Certificate, error) {
 	return func(ctx context.Context) (*tls.Certificate, error) {
 		domain, err := admission.DomainOf(policy)
 		if err != nil {
@@ -260,6 +261,9 @@ func certifyAt(servers []string, policy *x509.Certificate, own platform.Platform
 			return nil, err
 		}
 		cfg := client.CertifyConfig{Config: client.Config{Servers: servers, Policy: policy, Platform: own}, Domain: domain, Role: wire.RoleKeyServer, Key: key}
+		cfg.Logf = func(format string, a ...any) {
+			log.Warn("certifying this server", "domain", domain, "error", fmt.Sprintf(format, a...))
+		}
 		a, err := client.Certify(ctx, cfg)
 		if err != nil {
 			return nil, err

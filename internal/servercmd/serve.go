@@ -34,7 +34,7 @@ import (
 // DefaultAdmin is where the admin pages are.
 const DefaultAdmin = "127.0.0.1:8452"
 
-// policyPoll is how often policy files are looked at.
+// policyPoll is how often policy files are looked at by default.
 const policyPoll = 2 * time.Second
 
 // ServeOptions say how an applet calls Serve.
@@ -50,6 +50,7 @@ type serveFlags struct {
 	listen  applet.Strings
 	limits  server.Limits
 	roles   []string
+	poll    time.Duration
 
 	rolesText, kdsURL, ready, admin       string
 	asJSON, verbose, auditRestart, admins bool
@@ -71,6 +72,7 @@ func (f *serveFlags) parse(env *applet.Env, args []string, o ServeOptions) error
 	fs.StringVar(&f.admin, "admin", o.Admin, "serve health, readiness and metrics on this `ADDRESS` of the loopback interface; empty is off")
 	fs.StringVar(&f.kdsURL, "kds", "", "ask this Key Distribution Service, `URL` such as "+kds.AMD+", for certificates that neither the VM nor the state folder has; without it no network is asked")
 	fs.StringVar(&f.ready, "ready-file", "", "`FILE` to write the addresses to, one per line, once all of them listen")
+	fs.DurationVar(&f.poll, "policy-poll", policyPoll, "look at the policy files every `DURATION`; SIGHUP has them read at once")
 	fs.BoolVar(&f.auditRestart, "audit-restart", false, "the audit log is broken, and this is known: put it aside and begin a new one")
 	fs.BoolVar(&f.asJSON, "log-json", false, "log JSON instead of text")
 	fs.BoolVar(&f.verbose, "v", false, "log more: failed handshakes too")
@@ -92,6 +94,8 @@ func (f *serveFlags) parse(env *applet.Env, args []string, o ServeOptions) error
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
 	case f.limits.Conns < 1 || f.limits.ConnsByPeer < 1 || f.limits.PeerRate <= 0:
 		return fs.Usage("limits must be above zero")
+	case f.poll < 100*time.Millisecond:
+		return fs.Usage("-policy-poll %v: want at least 100ms", f.poll)
 	}
 	for _, r := range f.roles {
 		if !slices.Contains(server.AllRoles(), r) {
@@ -208,6 +212,8 @@ func (f *serveFlags) appraiser(ctx context.Context, st *server.State, o *server.
 
 // run listens and serves.
 func (f *serveFlags) run(ctx context.Context, env *applet.Env, srv *server.Server, raw store.Store, log *slog.Logger) error {
+	hup, stopSignals := signals()
+	defer stopSignals()
 	var listeners []net.Listener
 	defer func() {
 		for _, l := range listeners {
@@ -239,20 +245,15 @@ func (f *serveFlags) run(ctx context.Context, env *applet.Env, srv *server.Serve
 	defer beside.Wait()
 	bctx, stop := context.WithCancel(ctx)
 	defer stop()
-	for _, d := range srv.Domains {
-		if slices.Contains(f.roles, server.RoleKeys) {
-			if err := srv.Certify(ctx, d); err != nil {
-				return notCertified(err)
-			}
+	if slices.Contains(f.roles, server.RoleKeys) {
+		if err := certifyAll(ctx, srv); err != nil {
+			return err
 		}
 	}
 	if len(srv.Domains) > 0 {
-		hup := make(chan os.Signal, 1)
-		signal.Notify(hup, syscall.SIGHUP)
-		defer signal.Stop(hup)
 		reload := make(chan struct{}, 1)
 		beside.Go(func() { forward(bctx, hup, reload) })
-		beside.Go(func() { srv.Maintain(bctx, policyPoll, reload) })
+		beside.Go(func() { srv.Maintain(bctx, f.poll, reload) })
 		beside.Go(func() { srv.Audit.Run(bctx, log) })
 	}
 	if f.admin != "" {
@@ -282,6 +283,31 @@ func (f *serveFlags) run(ctx context.Context, env *applet.Env, srv *server.Serve
 	err = srv.Serve(ctx, listeners...)
 	log.Info("stopped")
 	return err
+}
+
+// signals catches SIGHUP, which asks for the policies to be read again and is
+// no reason to end where there are none or the server only starts; and SIGPIPE:
+// whoever read the messages may go.
+func signals() (hup <-chan os.Signal, stop func()) {
+	h, pipe := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(h, syscall.SIGHUP)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	return h, func() { signal.Stop(h); signal.Stop(pipe) }
+}
+
+// certifyTimeout bounds the wait for a policy server elsewhere at the start.
+const certifyTimeout = 5 * time.Minute
+
+// certifyAll gets the server's own admission certificates.
+func certifyAll(ctx context.Context, srv *server.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, certifyTimeout)
+	defer cancel()
+	for _, d := range srv.Domains {
+		if err := srv.Certify(ctx, d); err != nil {
+			return notCertified(err)
+		}
+	}
+	return nil
 }
 
 // notCertified gives a key server that is not certified its exit code.
