@@ -132,9 +132,9 @@ await vault-2.console "^$vault\$"
 step "an old image is revoked"
 never web.console 'powering off|Power down'
 run_block revoke
-await web.console '\[admission-revoked\]'
-await web.console 'Power down'
 await web-revoked.console '\[certify-refused\]'
+await web.console '\[certify-refused\]'
+await web.console 'Power down'
 never web-revoked.console 'scenario1:'
 
 step "backup, disaster, restore"
