@@ -312,11 +312,12 @@ func (k *KeyClient) Delete(ctx context.Context, name string, version uint64) err
 
 // Rewrap asks for the store key in an escrow record, wrapped to the HPKE public
 // key pub, which this process made for that: recovery after an update of the
-// image or a move to another chip, where policy allows it.
-func (k *KeyClient) Rewrap(ctx context.Context, name string, escrow, pub []byte) ([]byte, error) {
+// image or a move to another chip, where policy allows it. epoch is the highest
+// that the server knows of the store: an older copy must not be opened.
+func (k *KeyClient) Rewrap(ctx context.Context, name string, escrow, pub []byte) (box []byte, epoch uint64, err error) {
 	r, err := k.do(ctx, &wire.KeyRequest{Op: wire.OpRewrap, Name: name, Value: escrow, Key: pub})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return r.Value, nil
+	return r.Value, r.Version, nil
 }

@@ -210,7 +210,7 @@ func (b *base) openOrMake(ctx context.Context, req Request, a *client.Admitted, 
 		if m, err = b.recover(ctx, req, a, key, why); err == nil {
 			return m, "recovered", nil
 		}
-		if !errors.Is(err, client.ErrRefused) && !errors.Is(err, ErrNoRecovery) {
+		if !errors.Is(err, client.ErrRefused) && !errors.Is(err, ErrNoRecovery) && !(req.SetAside && spoiled(err)) {
 			return nil, "", err
 		}
 		b.Logf("%v", err)

@@ -18,6 +18,10 @@ type Recovery struct {
 	Box  []byte
 	Key  hpke.PrivateKey // made for this exchange: recipient.NewKey
 	Info []byte          // transcript of this exchange
+	// MinEpoch is the highest epoch that the server knows of the store from
+	// those who sealed it: without it, an update would be the moment at which a
+	// host gives back an older copy.
+	MinEpoch uint64
 }
 
 // OpenWithRecovery opens a store with the store key that the server gave, makes
@@ -25,6 +29,7 @@ type Recovery struct {
 // before opens nothing that is written from now on. The epoch counts as it does
 // for cryptstore.Open.
 func OpenWithRecovery(ctx context.Context, raw store.Store, name string, r Recovery, by *Sealer, o cryptstore.Options) (*cryptstore.Store, error) {
+	o.MinEpoch = max(o.MinEpoch, r.MinEpoch)
 	h, err := cryptstore.Inspect(ctx, raw, name, o)
 	if err != nil {
 		return nil, err

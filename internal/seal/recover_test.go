@@ -219,20 +219,20 @@ func TestRecoveryIsBoundToTheExchange(t *testing.T) {
 		raw store.Store
 		r   Recovery
 	}{
-		"another exchange": {raw, Recovery{box, k, []byte("another")}},
-		"another key":      {raw, Recovery{box, stranger, []byte("transcript")}},
-		"another store":    {other, Recovery{box, k, []byte("transcript")}},
-		"changed":          {raw, Recovery{bad, k, []byte("transcript")}},
+		"another exchange": {raw, Recovery{Box: box, Key: k, Info: []byte("another")}},
+		"another key":      {raw, Recovery{Box: box, Key: stranger, Info: []byte("transcript")}},
+		"another store":    {other, Recovery{Box: box, Key: k, Info: []byte("transcript")}},
+		"changed":          {raw, Recovery{Box: bad, Key: k, Info: []byte("transcript")}},
 	} {
 		_, err := OpenWithRecovery(t.Context(), tc.raw, "main", tc.r, by, cryptstore.Options{})
 		if c, _ := code.Of(err); c != code.CryptstoreRecovery {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := OpenWithRecovery(t.Context(), raw, "main", Recovery{box, k, []byte("transcript")}, by, cryptstore.Options{MinEpoch: 99}); !errors.Is(err, cryptstore.ErrRollback) {
+	if _, err := OpenWithRecovery(t.Context(), raw, "main", Recovery{Box: box, Key: k, Info: []byte("transcript")}, by, cryptstore.Options{MinEpoch: 99}); !errors.Is(err, cryptstore.ErrRollback) {
 		t.Errorf("recovering an older file: %v", err)
 	}
-	if _, err := OpenWithRecovery(t.Context(), raw, "main", Recovery{box, k, []byte("transcript")}, by, cryptstore.Options{}); err != nil {
+	if _, err := OpenWithRecovery(t.Context(), raw, "main", Recovery{Box: box, Key: k, Info: []byte("transcript")}, by, cryptstore.Options{}); err != nil {
 		t.Error(err)
 	}
 }

@@ -158,7 +158,7 @@ func (s *Server) admission(ctx context.Context, x *exchange, d *Domain, t *wire.
 		return nil, err
 	}
 	defer share.Zero()
-	epoch, err := s.State.raiseEpoch(ctx, d.name, epochKey(id), t.StoreEpoch)
+	epoch, err := s.State.raiseEpoch(ctx, d.name, epochKey(id.Instance, id.Measurement), t.StoreEpoch)
 	if err != nil {
 		return nil, err
 	}
@@ -184,10 +184,10 @@ func (d *Domain) share(platform string, instance [32]byte, measurement []byte) (
 
 // epochKey names the store of an instance and a measurement: those are what a
 // share is made of, so that nothing else can set its epoch.
-func epochKey(id *admission.Identity) [32]byte {
+func epochKey(instance [32]byte, measurement []byte) [32]byte {
 	h := sha256.New()
-	h.Write(id.Instance[:])
-	h.Write(id.Measurement)
+	h.Write(instance[:])
+	h.Write(measurement)
 	return [32]byte(h.Sum(nil))
 }
 

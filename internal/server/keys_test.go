@@ -350,9 +350,9 @@ func TestRewrapRefuses(t *testing.T) {
 	w := newDomainWorld(t, nil)
 	a := w.keys(w.mustCertify(w.vm(imageA, 1, nil)))
 	to := must(recipient.NewKey())
-	_, err := a.Rewrap(ctxFor(t), "store", []byte("not an escrow copy"), to.PublicKey().Bytes())
+	_, _, err := a.Rewrap(ctxFor(t), "store", []byte("not an escrow copy"), to.PublicKey().Bytes())
 	wantCode(t, "garbage", err, code.SecretRefused)
-	_, err = a.Rewrap(ctxFor(t), "store", []byte("x"), []byte("no key"))
+	_, _, err = a.Rewrap(ctxFor(t), "store", []byte("x"), []byte("no key"))
 	wantCode(t, "no key", err, code.SecretInvalid)
 }
 

@@ -55,7 +55,8 @@ func (st *State) escrowKey(ctx context.Context, domain string) (hpke.PrivateKey,
 // rewrap gives a member the key of a store that it, or an image that it may
 // succeed, sealed elsewhere (DESIGN section 7). The request's value is the
 // escrow copy, its key the HPKE public key that the answer is wrapped to, with
-// an empty transcript: the channel shows who both are.
+// an empty transcript: the channel shows who both are. The answer's version is the
+// highest epoch that the store has proved.
 func (mem *member) rewrap(ctx context.Context, req *wire.KeyRequest, now time.Time) (*wire.KeyReply, error) {
 	to, err := recipient.ParsePublicBytes(req.Key)
 	if err != nil {
@@ -89,5 +90,15 @@ func (mem *member) rewrap(ctx context.Context, req *wire.KeyRequest, now time.Ti
 	if err != nil {
 		return nil, err
 	}
-	return &wire.KeyReply{Name: req.Name, Value: box}, nil
+	// An image update must not be the moment at which the host gives back an
+	// older store: the epoch is kept by measurement, and this VM has another.
+	e, err := seal.ParseEscrow(req.Value)
+	if err != nil {
+		return nil, err
+	}
+	epoch, err := dom.st.raiseEpoch(ctx, dom.name, epochKey(id.Instance, e.Measurement), 0)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.KeyReply{Name: req.Name, Value: box, Version: epoch}, nil
 }

@@ -57,11 +57,11 @@ func TestRecovery(t *testing.T) {
 			if err != nil {
 				return seal.Recovery{}, err
 			}
-			box, err := k.Rewrap(ctx, h.Name, h.Escrow, key.PublicKey().Bytes())
+			box, epoch, err := k.Rewrap(ctx, h.Name, h.Escrow, key.PublicKey().Bytes())
 			if c, _ := code.Of(err); c == code.SecretRefused {
 				err = errors.Join(seal.ErrMayNotSucceed, err)
 			}
-			return seal.Recovery{Box: box, Key: key}, err
+			return seal.Recovery{Box: box, Key: key, MinEpoch: epoch}, err
 		}
 	}
 	open := func(p platform.Platform) (string, error) {
@@ -95,7 +95,7 @@ func TestRecovery(t *testing.T) {
 		keys := w.keys(w.mustCertify(p))
 		h := must(cryptstore.Inspect(ctx, raw, "vm", cryptstore.Options{}))
 		key := must(recipient.NewKey())
-		_, err := keys.Rewrap(ctx, "vm", h.Escrow, key.PublicKey().Bytes())
+		_, _, err := keys.Rewrap(ctx, "vm", h.Escrow, key.PublicKey().Bytes())
 		wantCode(t, name, err, code.SecretRefused)
 	}
 	// The same image on another chip of the same vendor.
@@ -120,3 +120,47 @@ func TestRecovery(t *testing.T) {
 type keep struct{ store.Store }
 
 func (keep) Close() error { return nil }
+
+// The host waits for an update of the image, and gives the new one an older
+// copy of the store: the server knows how far it was.
+func TestUpdateIsNoRollback(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	ctx := ctxFor(t)
+	w.sign(2, append(w.policyLines(), "Measurement["+hexOf(imageB)+"] may-succeed Measurement["+hexOf(imageA)+"]")...)
+	w.reload()
+	raw := must(bolt.Open(filepath.Join(t.TempDir(), "vm.db")))
+	defer raw.Close()
+	old := w.vm(imageA, 1, nil)
+	by, _ := w.sealer(old)
+	s := must(cryptstore.Create(ctx, keep{raw}, "vm", by, cryptstore.Options{}))
+	s.Close()
+	recovers := func(p platform.Platform) error {
+		by, keys := w.sealer(p)
+		h := must(cryptstore.Inspect(ctx, raw, "vm", cryptstore.Options{}))
+		key := must(recipient.NewKey())
+		box, epoch, err := keys.Rewrap(ctx, h.Name, h.Escrow, key.PublicKey().Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := seal.OpenWithRecovery(ctx, keep{raw}, "vm", seal.Recovery{Box: box, Key: key, MinEpoch: epoch}, by, cryptstore.Options{})
+		if err == nil {
+			s.Close()
+		}
+		return err
+	}
+	// The old image went on and proved it; what lies on the disk is older.
+	c := w.certifyConfig(old)
+	c.StoreEpoch = 9
+	a, err := client.Certify(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	if err := recovers(w.vm(imageB, 1, nil)); !errors.Is(err, cryptstore.ErrRollback) {
+		t.Errorf("an older copy after an update: %v, want ErrRollback", err)
+	}
+	h := must(cryptstore.Inspect(ctx, raw, "vm", cryptstore.Options{}))
+	if h.Epoch != 1 {
+		t.Errorf("the store was written: epoch %d", h.Epoch)
+	}
+}

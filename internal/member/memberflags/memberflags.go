@@ -198,11 +198,11 @@ func Recover(servers []string, logf func(string, ...any)) member.Recover {
 		if err != nil {
 			return nil, err
 		}
-		box, err := k.Rewrap(ctx, h.Name, h.Escrow, key.PublicKey().Bytes())
+		box, epoch, err := k.Rewrap(ctx, h.Name, h.Escrow, key.PublicKey().Bytes())
 		if err != nil {
 			return nil, err
 		}
-		return seal.OpenWithRecovery(ctx, raw, h.Name, seal.Recovery{Box: box, Key: key}, sealer, o)
+		return seal.OpenWithRecovery(ctx, raw, h.Name, seal.Recovery{Box: box, Key: key, MinEpoch: epoch}, sealer, o)
 	}
 }
 
