@@ -1,6 +1,7 @@
 package sealed
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -211,6 +212,9 @@ func parseMeta(b []byte) (*meta, error) {
 		m.Memory >= 8<<10 && m.Memory <= maxArgonMemory && m.Lanes >= 1 && m.Lanes <= 16:
 	default:
 		return nil, fmt.Errorf("key derivation %.32q with costs that are not allowed", m.KDF)
+	}
+	if again, err := json.Marshal(m); err != nil || !bytes.Equal(again, b) {
+		return nil, errors.New("malformed seal record: not in the form that it is written in")
 	}
 	return &m, nil
 }
