@@ -1,6 +1,7 @@
 package proof
 
 import (
+	"encoding/hex"
 	"time"
 
 	"attestbox/internal/claim"
@@ -90,6 +91,20 @@ func (a *Authorizer) ServingKey(k claim.Key, role string, now time.Time) (serial
 // admission certificates.
 func (a *Authorizer) Issuer(k claim.Key, now time.Time) (serial uint64, ok bool) {
 	return a.key(k, now, func(c claim.Clause) bool { return c.Verb == claim.IsTrustedForCertification })
+}
+
+// IssuerOf is Issuer for the SHA-256 of a SubjectPublicKeyInfo, which names its
+// algorithm too: of the issuer of a certificate that was checked already.
+func (a *Authorizer) IssuerOf(spki [32]byte, now time.Time) (serial uint64, ok bool) {
+	id := hex.EncodeToString(spki[:])
+	c, _ := stand(a.p, now).find(func(c claim.Clause) bool {
+		k, ok := c.Subject.(claim.Key)
+		return ok && k.ID == id && c.Verb == claim.IsTrustedForCertification
+	})
+	if c == nil {
+		return 0, false
+	}
+	return c.Serial, true
 }
 
 func (a *Authorizer) key(k claim.Key, now time.Time, fits func(claim.Clause) bool) (uint64, bool) {

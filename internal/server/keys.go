@@ -148,6 +148,10 @@ func (mem *member) stillMember(now time.Time) error {
 	case cur.revoked(mem.id):
 		return code.Wrap(code.AdmissionRevoked, admission.ErrRevoked)
 	}
+	// Whoever has the key of a former issuer can write any policy version.
+	if _, ok := cur.auth.IssuerOf(mem.id.Issuer, now); !ok {
+		return code.Wrap(code.AdmissionRevoked, fmt.Errorf("%w: no claim in force trusts its issuer %x for certification", admission.ErrRevoked, mem.id.Issuer))
+	}
 	return nil
 }
 
