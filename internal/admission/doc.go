@@ -34,6 +34,9 @@
 // OIDServing, ...1.2, not critical, carries a signed claim in the self-signed
 // certificate of a server that is trusted by claim and not by pin.
 //
+// ECDSA signatures of issuers have the lower s, so that a certificate has one
+// hash to revoke it by.
+//
 // Verify accepts exactly what Issue makes: anything more or less in the
 // certificate refuses it. The package is pure; the time is an argument. It does
 // not decide who is admitted (package proof does), does not fetch anything, and

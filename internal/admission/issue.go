@@ -205,7 +205,7 @@ func create(tmpl, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Sig
 		sum := sha256.Sum256(spki)
 		tmpl.SubjectKeyId = sum[:20]
 	}
-	return x509.CreateCertificate(rand.Reader, tmpl, parent, pub, key)
+	return x509.CreateCertificate(rand.Reader, tmpl, parent, pub, lowS{key})
 }
 
 // algorithm is RSA-PSS where crypto/x509 would choose PKCS #1 v1.5, and its

@@ -101,6 +101,9 @@ func (t *Trust) verify(chain [][]byte, now time.Time) (*Identity, error) {
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		return nil, err
 	}
+	if err := checkLowS(leaf, issuer); err != nil {
+		return nil, err
+	}
 	id.Issuer = sha256.Sum256(issuer.RawSubjectPublicKeyInfo)
 	if id.PolicyVersion < t.MinPolicyVersion {
 		return nil, fmt.Errorf("%w: version %d, want at least %d", ErrPolicyVersion, id.PolicyVersion, t.MinPolicyVersion)
