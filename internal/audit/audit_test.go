@@ -221,6 +221,35 @@ func TestTornLineAndRestart(t *testing.T) {
 	}
 }
 
+// A file whose lines may not be on the disk is not followed by another one.
+func TestRotationSyncsFirst(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "audit")
+	head := write(t, dir, 3, 0)
+	l, err := Open(dir, head, testNow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.limit = 10
+	l.f.Close() // a disk that fails
+	if err := l.Append("certify", map[string]int{}, testNow); err == nil {
+		t.Error("appended to a disk that fails")
+	}
+	if n := len(files(t, dir)); n != 1 {
+		t.Errorf("%d files, want the one", n)
+	}
+	if l, err = Open(dir, head, testNow); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.limit = 10
+	if err := l.Append("certify", map[string]int{}, testNow); err != nil {
+		t.Error(err)
+	}
+	if n := len(files(t, dir)); n != 2 {
+		t.Errorf("%d files, want 2", n)
+	}
+}
+
 func TestAppendRefuses(t *testing.T) {
 	l, err := Open(filepath.Join(t.TempDir(), "audit"), Head{}, testNow)
 	if err != nil {

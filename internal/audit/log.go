@@ -61,8 +61,11 @@ func Open(dir string, head Head, now time.Time) (*Log, error) {
 
 // Restart begins a new chain beside one that is broken, by its owner's
 // decision: the broken files are renamed to end in ".broken", and the first
-// event says from which head was wanted.
+// event says which head was wanted. A log that is not broken is opened as it is.
 func Restart(dir string, head Head, now time.Time) (*Log, error) {
+	if l, err := Open(dir, head, now); !errors.Is(err, ErrBroken) {
+		return l, err
+	}
 	segs, err := segments(dir)
 	if err != nil {
 		return nil, err
@@ -104,9 +107,15 @@ func (l *Log) reopen(path string, torn int) error {
 	return nil
 }
 
-// next begins a new file, whose name and folder entry are on the disk before
-// anything is written to it.
+// next begins a new file. All lines of the one before are on the disk first, so
+// that a crash leaves no gap before it; and its name and folder entry are there
+// before anything is written to it.
 func (l *Log) next() error {
+	if l.f != nil {
+		if err := l.f.Sync(); err != nil {
+			return fmt.Errorf("closing a file of the audit log: %w", err)
+		}
+	}
 	path := filepath.Join(l.dir, segmentName(l.head.Seq+1))
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -119,13 +128,11 @@ func (l *Log) next() error {
 	}
 	if err != nil {
 		f.Close()
+		os.Remove(path) // or the next attempt would find it
 		return fmt.Errorf("opening the audit log: %w", err)
 	}
 	if l.f != nil {
-		if err := errors.Join(l.f.Sync(), l.f.Close()); err != nil {
-			f.Close()
-			return fmt.Errorf("closing a file of the audit log: %w", err)
-		}
+		l.f.Close() // synced above
 	}
 	l.f, l.size = f, 0
 	return nil
