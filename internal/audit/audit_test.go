@@ -204,6 +204,11 @@ func TestTornLineAndRestart(t *testing.T) {
 	if r, err := Verify(dir, &head, nil); err != nil || r.Torn != 0 {
 		t.Errorf("%+v %v", r, err)
 	}
+	// What is not broken is not put aside, whatever its owner asks for.
+	if l, err = Restart(dir, head, testNow); err != nil || l.Head() != head {
+		t.Fatalf("%+v %v", l, err)
+	}
+	l.Close()
 	os.Truncate(path, 100)
 	mustBreak(t, "truncated", dir, &head)
 	l, err = Restart(dir, head, testNow)
