@@ -14,7 +14,7 @@ import (
 )
 
 // MaxLine bounds one line, in bytes.
-const MaxLine = 64 << 10
+const MaxLine = 256 << 10
 
 const domainLine = "attestbox/audit/1"
 

@@ -17,6 +17,10 @@ const (
 	refusalBurst = 200
 )
 
+// maxAuditProof bounds a proof in the audit log, so that its line fits: one
+// claim may have 64 KiB. Its digest stands beside it.
+const maxAuditProof = 160 << 10
+
 // Auditor writes decisions into the audit log and keeps its head in the state.
 type Auditor struct {
 	st  *State
@@ -72,7 +76,7 @@ func (a *Auditor) Record(d *Decision, now time.Time) error {
 			}
 		}
 	}
-	return a.log.Append("decision", auditEvent{d.bounded(), d.Proof}, now)
+	return a.log.Append("decision", auditEvent{d.bounded(), cutTo(d.Proof, maxAuditProof)}, now)
 }
 
 // take says whether a refusal may be listed, and how many were not since the

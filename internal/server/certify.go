@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"attestbox/internal/admission"
@@ -192,9 +193,11 @@ func epochKey(instance [32]byte, measurement []byte) [32]byte {
 }
 
 // cutProof bounds what goes over the wire; the audit log has all of it.
-func cutProof(p string) string {
-	if len(p) > wire.MaxProof {
-		return p[:wire.MaxProof-4] + "\n..."
+func cutProof(p string) string { return cutTo(p, wire.MaxProof) }
+
+func cutTo(p string, most int) string {
+	if len(p) > most {
+		return strings.ToValidUTF8(p[:most-4], "") + "\n..."
 	}
 	return p
 }
