@@ -48,7 +48,6 @@ type domainFlags struct {
 	validity                        time.Duration
 	platform, enclaveKey            string
 	certifyAt                       applet.Strings
-	certifyRole                     bool
 }
 
 func (f *domainFlags) register(fs *applet.FlagSet) {

@@ -52,8 +52,8 @@ type serveFlags struct {
 	roles   []string
 	poll    time.Duration
 
-	rolesText, kdsURL, ready, admin       string
-	asJSON, verbose, auditRestart, admins bool
+	rolesText, kdsURL, ready, admin string
+	asJSON, verbose, auditRestart   bool
 }
 
 func (f *serveFlags) parse(env *applet.Env, args []string, o ServeOptions) error {
