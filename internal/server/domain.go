@@ -55,7 +55,10 @@ type Domain struct {
 	reload  sync.Mutex
 	current atomic.Pointer[inForce]
 
-	complained string // of Maintain alone
+	// Of Maintain alone.
+	complained string        // about the policy file
+	retry      time.Time     // not before this is the own certificate renewed,
+	pause      time.Duration // which failed and was put off so long
 
 	mu      sync.Mutex
 	changed chan struct{} // closed when another policy comes into force
@@ -267,6 +270,16 @@ func (d *Domain) watchPolicy() <-chan struct{} {
 func (d *Domain) trust() *admission.Trust {
 	cur := d.current.Load()
 	return &admission.Trust{Policy: d.cfg.PolicyCert, Domain: d.name, MinPolicyVersion: cur.floor, Revoked: cur.revoked}
+}
+
+// greeting is trust but for the policy version: whoever was admitted under a
+// policy that counts no longer is answered at its first request, and learns in
+// that authenticated answer which version counts. An alert of TLS would say
+// nothing, and the member would keep its certificate until it ends.
+func (d *Domain) greeting() *admission.Trust {
+	t := d.trust()
+	t.MinPolicyVersion = 0
+	return t
 }
 
 // OnPolicy says once what is in force, for logs.

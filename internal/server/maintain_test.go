@@ -46,6 +46,45 @@ func TestMaintain(t *testing.T) {
 	}
 }
 
+// A policy under which the server is a key server no longer: it does not ask
+// itself at every look, serves nobody, and is one again when policy says so.
+func TestRenewalRefused(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	ctx, cancel := context.WithCancel(ctxFor(t))
+	defer cancel()
+	reload, done := make(chan struct{}), make(chan struct{})
+	go func() { defer close(done); w.server.Maintain(ctx, time.Hour, reload) }()
+	lines := w.policyLines()
+	w.sign(2, without(lines, "is-trusted-for-serving")...)
+	for range 10 {
+		reload <- struct{}{}
+	}
+	if n := strings.Count(w.log.String(), "keys cannot be served"); n != 1 {
+		t.Errorf("tried %d times", n)
+	}
+	if err := w.server.Ready(); err == nil {
+		t.Error("ready")
+	}
+	short, stop := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer stop()
+	if _, err := client.Fetch(short, w.keysConfig(w.mustCertify(w.vm(imageA, 1, nil))), "db/password", 0); err == nil {
+		t.Error("served without a certificate")
+	}
+	for text := range w.serials { // a claim that comes back is a new one
+		if strings.Contains(text, "is-trusted-for-serving") {
+			delete(w.serials, text)
+		}
+	}
+	w.sign(3, lines...)
+	reload <- struct{}{}
+	reload <- struct{}{} // taken when the round before is over
+	if err := w.server.Ready(); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	<-done
+}
+
 // What cannot be put on record is not given.
 func TestNothingWithoutAudit(t *testing.T) {
 	w := newDomainWorld(t, nil)

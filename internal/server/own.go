@@ -130,6 +130,9 @@ func (s *Server) Maintain(ctx context.Context, poll time.Duration, reload <-chan
 // the old one stays in force.
 func (s *Server) Reload(ctx context.Context, d *Domain) error {
 	changed, err := d.Reload(ctx, s.Now())
+	if err != nil && ctx.Err() != nil { // the server ends: nothing is wrong with the policy
+		return err
+	}
 	s.Metrics.reloaded(d.name, err == nil)
 	switch {
 	case err != nil:
@@ -140,6 +143,7 @@ func (s *Server) Reload(ctx context.Context, d *Domain) error {
 		}
 		return err
 	case changed:
+		d.retry, d.pause = time.Time{}, 0 // it may grant what was refused
 		s.Log.Info("policy in force", slog.Any("policy", d.OnPolicy()))
 		if err := s.Audit.Note("policy", d.OnPolicy(), s.Now()); err != nil {
 			s.Log.Error("recording a policy", "error", err)
@@ -161,12 +165,34 @@ func (s *Server) renew(ctx context.Context, d *Domain) {
 			return
 		}
 	}
+	if time.Now().Before(d.retry) {
+		return
+	}
 	cctx, cancel := context.WithTimeout(ctx, wire.ExchangeTimeout)
 	defer cancel()
-	if err := s.Certify(cctx, d); err != nil {
-		s.Log.Error("keys cannot be served", "domain", d.name, "error", err)
+	err := s.Certify(cctx, d)
+	if err == nil {
+		d.retry, d.pause = time.Time{}, 0
+		return
 	}
+	if ctx.Err() != nil {
+		return
+	}
+	d.pause = min(max(2*d.pause, minRenewPause), maxRenewPause)
+	d.retry = time.Now().Add(d.pause)
+	said := "the certificate of before stays in use"
+	if _, err := d.ownCertificate(s.Now()); err != nil {
+		said = "keys cannot be served"
+	}
+	s.Log.Error(said, "domain", d.name, "again_in", d.pause, "error", err)
 }
+
+// Pauses between attempts to renew the server's own certificate that failed: a
+// policy that does not grant it would fill the audit log.
+const (
+	minRenewPause = 5 * time.Second
+	maxRenewPause = time.Minute
+)
 
 // Ready says whether every role can be served, and what is missing.
 func (s *Server) Ready() error {
