@@ -37,7 +37,7 @@ func (s *Server) keys(ctx context.Context, x *exchange, leave func()) {
 	if dom == nil || dom.secrets == nil {
 		return // the handshake saw to it
 	}
-	id, err := dom.trust().IdentityOf(&cs, s.Now())
+	id, err := dom.greeting().IdentityOf(&cs, s.Now())
 	if err != nil {
 		s.Log.Info("member refused", "exchange", x.id.String(), "peer", x.peer, "error", err)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -354,6 +355,46 @@ func TestRewrapRefuses(t *testing.T) {
 	wantCode(t, "garbage", err, code.SecretRefused)
 	_, _, err = a.Rewrap(ctxFor(t), "store", []byte("x"), []byte("no key"))
 	wantCode(t, "no key", err, code.SecretInvalid)
+}
+
+// Whoever was admitted under a policy that counts no longer is told so on a new
+// connection too, and learns the version that counts.
+func TestOldPolicyVersionIsAnswered(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	cert := w.mustCertify(w.vm(imageA, 1, nil))
+	w.sign(2, without(w.policyLines(), hexOf(imageB)+`] may-write`)...)
+	w.reload()
+	if err := w.server.Certify(ctxFor(t), w.domain); err != nil {
+		t.Fatal(err)
+	}
+	cfg := w.keysConfig(cert)
+	var learned uint64
+	cfg.Learned = func(_ int64, v uint64) { learned = v }
+	k, err := client.DialKeys(ctxFor(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	_, err = k.Get(ctxFor(t), "db/password", 0)
+	wantCode(t, "by an old certificate", err, code.AdmissionPolicyVersion)
+	if !errors.Is(err, client.ErrCertificate) || learned != 2 {
+		t.Errorf("%v; learned version %d, want 2", err, learned)
+	}
+	if _, err := k.List(ctxFor(t), ""); err == nil {
+		t.Error("the connection stays")
+	}
+	// Revoked is another thing: no connection at all.
+	w.sign(3, append(without(w.policyLines(), hexOf(imageB)+`] may-write`), "Measurement["+hexOf(imageA)+"] is-revoked")...)
+	w.reload()
+	if err := w.server.Certify(ctxFor(t), w.domain); err != nil {
+		t.Fatal(err)
+	}
+	k, err = client.DialKeys(ctxFor(t), w.keysConfig(cert))
+	if err == nil {
+		_, err = k.Get(ctxFor(t), "db/password", 0)
+		k.Close()
+	}
+	wantCode(t, "revoked", err, code.AdmissionRefused)
 }
 
 func without(lines []string, part string) (out []string) {

@@ -117,6 +117,6 @@ func (s *Server) keysTLS(name string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := admission.ServerTLS(d.trust(), func() (*tls.Certificate, error) { return own, nil }, s.Now, wire.ALPNKeys)
+	cfg := admission.ServerTLS(d.greeting(), func() (*tls.Certificate, error) { return own, nil }, s.Now, wire.ALPNKeys)
 	return cfg, nil
 }
