@@ -186,6 +186,9 @@ func (k *KeyClient) deadline(limit time.Duration) time.Time {
 	return now.Add(min(limit, max(0, k.ends.Sub(k.s.now()))))
 }
 
+// clockSlack is what a key server's clock may be behind its issuer's.
+const clockSlack = 5 * time.Minute
+
 func (k *KeyClient) read(req *wire.KeyRequest) (*wire.KeyReply, error) {
 	// Time and policy version count also of an answer that is a refusal.
 	reply, err := wire.Expect[*wire.KeyReply](k.conn)
@@ -194,6 +197,11 @@ func (k *KeyClient) read(req *wire.KeyRequest) (*wire.KeyReply, error) {
 			return nil, code.Wrap(code.AdmissionRefused, fmt.Errorf("%w: %s does not accept this machine's admission certificate: %w", ErrRefused, k.Server, err))
 		}
 		return nil, classify(fmt.Errorf("%s, waiting for an answer: %w", k.Server, err))
+	}
+	// A time after the end of its own certificate is none that an honest server
+	// has: a floor that it raised would end every membership of this machine.
+	if limit := k.conn.ConnectionState().PeerCertificates[0].NotAfter.Add(clockSlack); reply.Time > limit.Unix() {
+		return nil, code.Wrap(code.LaunchMalformed, fmt.Errorf("%w: %s says that it is %s, after the end of its own certificate", wire.ErrMalformed, k.Server, time.Unix(reply.Time, 0).UTC().Format(time.RFC3339)))
 	}
 	for old := k.floor.Load(); old < reply.MinPolicyVersion && !k.floor.CompareAndSwap(old, reply.MinPolicyVersion); {
 		old = k.floor.Load()

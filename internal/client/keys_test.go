@@ -153,6 +153,32 @@ func TestKeysAnswerIsChecked(t *testing.T) {
 	})
 }
 
+// A key server cannot end every membership of a machine by a time of its own
+// invention.
+func TestKeysTimeOutOfReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ks := domaintest.New(t, "a.example", time.Now()).NewKeyServer(t, time.Now())
+		cfg := keysConfig(t, ks)
+		var learned int64
+		cfg.Learned = func(at int64, _ uint64) { learned = at }
+		for at, good := range map[int64]bool{time.Now().Unix() + 30: true, time.Now().AddDate(1, 0, 0).Unix(): false, 1<<63 - 1: false} {
+			ks.Answer = func(*admission.Identity, *wire.KeyRequest) *wire.KeyReply {
+				return &wire.KeyReply{Name: "a", Version: 1, Value: []byte("x"), Time: at}
+			}
+			learned = 0
+			k, err := DialKeys(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = k.Get(t.Context(), "a", 1)
+			k.Close()
+			if good != (err == nil) || !good && !errors.Is(err, wire.ErrMalformed) || good != (learned == at) {
+				t.Errorf("%d: %v, learned %d", at, err, learned)
+			}
+		}
+	})
+}
+
 func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ks := domaintest.New(t, "a.example", time.Now()).NewKeyServer(t, time.Now())
