@@ -67,11 +67,11 @@ func answer(ts *testscript.TestScript, _ bool, args []string) {
 	ps := ts.Value(serverKey{}).(*domaintest.PolicyServer)
 	switch args[0] {
 	case "refused":
-		ps.Answer = func(int) wire.Message { return &wire.Refused{Code: "launch-refused"} }
+		ps.SetAnswer(func(int) wire.Message { return &wire.Refused{Code: "launch-refused"} })
 	case "later":
-		ps.Answer = func(int) wire.Message { return &wire.Later{Code: "launch-later", Seconds: 1} }
+		ps.SetAnswer(func(int) wire.Message { return &wire.Later{Code: "launch-later", Seconds: 1} })
 	default:
-		ps.Answer = nil
+		ps.SetAnswer(nil)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"attestbox/internal/applet"
@@ -72,6 +73,10 @@ func Run(ctx context.Context, env *applet.Env, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
+	// The machine's devices talk beside this goroutine.
+	quiet := *env
+	quiet.Stderr = &oneAtATime{w: env.Stderr}
+	env = &quiet
 	launch, err := f.parse(fs, env.Stderr)
 	if err != nil {
 		return err
@@ -99,6 +104,18 @@ func Run(ctx context.Context, env *applet.Env, args []string) error {
 	launch.machine.ConsoleOut = out
 	err = boot(ctx, env, f.timeout, launch, guest)
 	return errors.Join(err, closeOut())
+}
+
+// oneAtATime is a writer for several goroutines.
+type oneAtATime struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (o *oneAtATime) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.Write(p)
 }
 
 // parse checks the flags, and reads the command line of an image.

@@ -62,6 +62,13 @@ func (p *PolicyServer) Pin() wire.Pin { return wire.PinOf(p.Cert.Leaf) }
 // Conns is the number of connections so far.
 func (p *PolicyServer) Conns() int { p.mu.Lock(); defer p.mu.Unlock(); return p.conns }
 
+// SetAnswer changes Answer while the server runs.
+func (p *PolicyServer) SetAnswer(f func(int) wire.Message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Answer = f
+}
+
 // Dial connects to the server in memory.
 func (p *PolicyServer) Dial(context.Context, dial.Addr) (net.Conn, error) {
 	mine, theirs := Pipe()
@@ -128,8 +135,11 @@ func (p *PolicyServer) Serve(raw net.Conn) {
 		copy(id.Instance[:], ev.Report[0xC0:])
 		copy(id.ReportID[:], ev.Report[0x140:])
 	}
-	if p.Answer != nil {
-		if m := p.Answer(n); m != nil {
+	p.mu.Lock()
+	say := p.Answer
+	p.mu.Unlock()
+	if say != nil {
+		if m := say(n); m != nil {
 			wire.Write(conn, m)
 			return
 		}
