@@ -176,7 +176,9 @@ func decisionFile(path string, i int) string {
 // bounded cuts what a peer could make long.
 func (d *Decision) bounded() *Decision {
 	c := *d
-	c.Reason, c.Alert, c.Root = cut(c.Reason), cut(c.Alert), cut(c.Root)
+	for _, text := range []*string{&c.Reason, &c.Alert, &c.Root, &c.Domain, &c.Role, &c.Op, &c.Secret, &c.Outcome, &c.Peer} {
+		*text = cut(*text)
+	}
 	c.Findings = nil
 	for _, f := range d.Findings[:min(len(d.Findings), maxFindings)] {
 		f.Found, f.Want, f.Note = cut(f.Found), cut(f.Want), cut(f.Note)
