@@ -212,13 +212,15 @@ func (s *Store) Header(ctx context.Context) (Header, error) {
 
 // load reads the present head. The caller holds keep.
 func (s *Store) load(ctx context.Context) (*head, error) {
+	// What was seen before the read is what the read may not fall below: a
+	// write that lands meanwhile raises s.epoch and makes nothing older.
+	s.mu.Lock()
+	last, floor := s.last, s.epoch
+	s.mu.Unlock()
 	b, err := s.raw.Get(ctx, s.prefix+"head")
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	last := s.last
-	s.mu.Unlock()
 	if last != nil && bytes.Equal(last.raw, b) {
 		return last, nil
 	}
@@ -226,7 +228,7 @@ func (s *Store) load(ctx context.Context) (*head, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h, s.saw(h)
+	return h, s.saw(h, floor)
 }
 
 // openHead authenticates a head.
@@ -249,14 +251,17 @@ func openHead(b []byte, key *secret.Bytes, name string) (*head, error) {
 	return &head{Header: h, index: records, raw: b}, nil
 }
 
-// saw remembers a head and refuses one that is older than what was seen.
-func (s *Store) saw(h *head) error {
+// saw remembers a head and refuses one that is older than floor, the epoch that
+// was seen before the head was read.
+func (s *Store) saw(h *head, floor uint64) error {
+	if h.Epoch < floor {
+		return fmt.Errorf("%w: its epoch is %d, %d was seen", ErrRollback, h.Epoch, floor)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if h.Epoch < s.epoch {
-		return fmt.Errorf("%w: its epoch is %d, %d was seen", ErrRollback, h.Epoch, s.epoch)
+	if h.Epoch >= s.epoch {
+		s.epoch, s.last = h.Epoch, h
 	}
-	s.epoch, s.last = h.Epoch, h
 	return nil
 }
 
@@ -319,7 +324,7 @@ func (s *Store) updateOnce(ctx context.Context, f func(*tx) error) error {
 		return err
 	}
 	t.remove(t.dropped)
-	return s.saw(&head{Header: &t.header, index: t.index, raw: b})
+	return s.saw(&head{Header: &t.header, index: t.index, raw: b}, 0)
 }
 
 // put writes a value under a new ID and into the index.
