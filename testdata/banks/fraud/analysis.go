@@ -98,9 +98,12 @@ func (a *analysis) serve(ctx context.Context, l *net.UnixListener, bank string) 
 		}
 		c.SetReadDeadline(time.Now().Add(receiveTime))
 		stop := context.AfterFunc(ctx, func() { c.Close() })
-		b, err := io.ReadAll(io.LimitReader(c, MaxBytes+1))
+		b, err := io.ReadAll(io.LimitReader(c, MaxBytes+64))
 		stop()
 		var cases []Case
+		if err == nil {
+			b, err = whole(b)
+		}
 		if err == nil {
 			cases, err = ParseCases(b)
 		}
@@ -115,7 +118,7 @@ func (a *analysis) serve(ctx context.Context, l *net.UnixListener, bank string) 
 // reason does not tell of this side's files and addresses.
 func reason(err error) string {
 	if _, ok := errors.AsType[*net.OpError](err); ok {
-		return "the stream was cut"
+		return errCut.Error()
 	}
 	return err.Error()
 }
@@ -145,7 +148,7 @@ func (a *analysis) release() error {
 		cases[bank] = s.cases
 	}
 	rows := Trend(cases)
-	text := append([]byte("ok\n"), Format(rows)...)
+	text := append([]byte("ok\n"), mark(Format(rows))...)
 	var all sync.WaitGroup
 	errs := make([]error, len(Banks()))
 	for i, bank := range Banks() {

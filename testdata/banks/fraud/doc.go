@@ -7,7 +7,9 @@
 //
 // A bank sends its cases as CSV and closes its half of the stream. The answer is
 // "ok", a newline and the trend as CSV; or "error: ", a reason that speaks of
-// this bank's cases alone, and a newline.
+// this bank's cases alone, and a newline. Both CSV texts have one line more,
+// "end," and how many lines came before it: a Unix socket does not tell a stream
+// that was cut from one that ended.
 package fraud
 
 // Limits of one bank's cases.

@@ -77,7 +77,7 @@ func submit(ctx context.Context, socket string, cases []byte) ([]byte, error) {
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	if _, err := c.Write(cases); err != nil {
+	if _, err := c.Write(mark(cases)); err != nil {
 		return nil, err
 	}
 	if err := c.(*net.UnixConn).CloseWrite(); err != nil {
@@ -90,9 +90,9 @@ func submit(ctx context.Context, socket string, cases []byte) ([]byte, error) {
 	verdict, trend, ok := bytes.Cut(b, []byte("\n"))
 	switch {
 	case !ok:
-		return nil, errors.New("the stream ended without an answer")
+		return nil, errCut
 	case string(verdict) == "ok":
-		return trend, nil
+		return whole(trend)
 	}
 	return nil, fmt.Errorf("%w: %.200q", errAnswered, strings.TrimPrefix(string(verdict), "error: "))
 }
