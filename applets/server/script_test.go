@@ -1,9 +1,12 @@
 package server_test
 
 import (
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"testing"
@@ -49,7 +52,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("RUN", run)
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "flip": flip, "address": address},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "flip": flip, "address": address, "keypair": keypair},
 	})
 }
 
@@ -65,6 +68,18 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	b[len(b)/2] ^= 1
 	ts.Check(os.WriteFile(name, b, 0o600))
+}
+
+// keypair NAME writes an Ed25519 key to NAME.pem, PKCS #8, and NAME.pub.
+func keypair(ts *testscript.TestScript, _ bool, args []string) {
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	ts.Check(err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	public, err := x509.MarshalPKIXPublicKey(pub)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), 0o644))
 }
 
 // address VARIABLE FILE waits for a ready file and sets the variable to its line.

@@ -235,8 +235,9 @@ func (f *domainFlags) readIssuerKey(ctx context.Context, st *server.State) (cryp
 	if block == nil || block.Type != "PRIVATE KEY" {
 		return fail(errors.New(`not a PEM block "PRIVATE KEY"`))
 	}
-	defer secret.Take(block.Bytes).Zero()
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	der := secret.Take(block.Bytes) // block.Bytes is gone now
+	defer der.Zero()
+	k, err := x509.ParsePKCS8PrivateKey(der.Bytes())
 	if err != nil {
 		return fail(errors.New("not PKCS #8")) // the cause may quote the key
 	}

@@ -197,10 +197,12 @@ func realPath(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// ReadSecret reads a file, or stdin for "-".
+// ReadSecret reads a file; - is stdin where there is an env.
 func ReadSecret(env *applet.Env, name string, max int) (*secret.Bytes, error) {
-	r := env.Stdin
-	if name != "-" {
+	var r io.Reader
+	if name == "-" && env != nil {
+		r = env.Stdin
+	} else {
 		f, err := os.Open(name)
 		if err != nil {
 			return nil, err
