@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -221,8 +222,12 @@ func TestWatch(t *testing.T) {
 	}
 	versions := make(chan string, 100)
 	ended := make(chan error, 1)
+	var cert atomic.Pointer[tls.Certificate]
+	cert.Store(w.mustCertify(w.vm(imageA, 1, nil)))
+	cfg := w.keysConfig(nil)
+	cfg.Certificate = func() (*tls.Certificate, error) { return cert.Load(), nil }
 	go func() {
-		ended <- client.Watch(ctx, w.keysConfig(w.mustCertify(w.vm(imageA, 1, nil))), "db/password", func(s *client.Secret) error {
+		ended <- client.Watch(ctx, cfg, "db/password", func(s *client.Secret) error {
 			versions <- fmt.Sprintf("%d=%s", s.Version, s.Value.Bytes())
 			return nil
 		})
@@ -237,13 +242,19 @@ func TestWatch(t *testing.T) {
 			t.Fatalf("got %s", got)
 		}
 	}
-	// Policy takes the right away: the watch ends, and no version comes any more.
+	// Policy takes the right away: the watch ends at the server, and by a new
+	// certificate it does not begin again.
 	w.sign(2, without(w.policyLines(), hexOf(imageA)+`] may-read`)...)
 	w.reload()
-	if err := <-ended; err == nil {
-		t.Error("the watch ended without an error")
+	if err := w.server.Certify(ctx, w.domain); err != nil {
+		t.Fatal(err)
 	}
+	cert.Store(w.mustCertify(w.vm(imageA, 1, nil)))
+	wantCode(t, "the watch", <-ended, code.SecretRefused)
 	w.mustHaveCode(code.AdmissionPolicyVersion)
+	if len(versions) > 0 {
+		t.Errorf("another version came: %s", <-versions)
+	}
 }
 
 func TestWatchEndsWithCertificate(t *testing.T) {
