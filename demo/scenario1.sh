@@ -14,7 +14,7 @@ if [ -e "$out" ] && [ "$out" != "$root/out/scenario1" ] && [ ! -e "$out/.attestb
   die "$out exists and is not from a demo: name a new folder in ATTESTBOX_DEMO_DIR"
 fi
 eval "$(scripts/kernel.sh)"
-KERNEL=$ATTESTBOX_KERNEL MODULES=$ATTESTBOX_MODULES
+KERNEL=$ATTESTBOX_KERNEL MODULES=$ATTESTBOX_MODULES BUSYBOX=$ATTESTBOX_BUSYBOX
 rm -rf "$out"
 mkdir -p "$out" bin
 : >"$out/.attestbox-demo"
@@ -50,9 +50,10 @@ make() { command make -s -C "$root" "$@"; }
 cd "$out"
 ln -s "$root/bin" bin
 mkdir -p testdata/scenario1
-for f in "$root"/testdata/scenario1/*.json "$root"/testdata/scenario1/*.txt; do
+for f in "$root"/testdata/scenario1/*.*; do
   put_in <"$f" >"testdata/scenario1/${f##*/}"
 done
+chmod +x testdata/scenario1/*.sh
 
 block() {
   awk -v want="<!-- scenario1: $1 -->" '$0 == want { found = 1; next } found && /^```/ { n++; next } found && n == 1 { print } n == 2 { exit }' "$page"
@@ -130,6 +131,13 @@ run_block update
 await vault-2.console "store recovered"
 await vault-2.console "^$vault\$"
 
+step "a real system on its own disk"
+run_block system
+await system.console "scenario1: system: the real system is up"
+await system.console "still certified as bank.example"
+await system.console "scenario1: system: I am .*(unmeasured|sha256)"
+await system.console "scenario1: system: certificates: 2"
+
 step "an old image is revoked"
 never web.console 'powering off|Power down'
 run_block revoke
@@ -147,5 +155,6 @@ run_block services
 await services.console "listening on vsock://"
 await services.console "decision=served .*secret=db/password"
 await db-by-vm.console "^$db\$"
+grep -q "the page has $typed lines" "$page" || fail "docs/scenario1.md does not say that it has $typed lines"
 
 printf '\n%d lines to the first secrets, %d in all; %s s\nscenario 1: ok\n' "$core" "$typed" "$(elapsed | tr -d ' ')"

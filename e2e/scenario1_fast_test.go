@@ -327,8 +327,10 @@ func TestScenario1Fast(t *testing.T) {
 	versions := make(chan uint64, 8)
 	ended := make(chan error, 1)
 	watching := s.keys(web)
+	wctx, stopWatch := context.WithCancel(t.Context())
+	defer stopWatch()
 	go func() {
-		ended <- client.Watch(t.Context(), watching, "web/session-key", func(v *client.Secret) error {
+		ended <- client.Watch(wctx, watching, "web/session-key", func(v *client.Secret) error {
 			versions <- v.Version
 			return nil
 		})
@@ -443,6 +445,9 @@ func TestScenario1Fast(t *testing.T) {
 	if _, err := trust.Verify(cert.Certificate, time.Now()); !errors.Is(err, admission.ErrPolicyVersion) {
 		t.Errorf("a peer that knows the policy accepts the revoked image's certificate: %v", err)
 	}
+	s.paul("-name", "web/session-key", "-rotate")
+	stopWatch()
+	<-ended
 	select {
 	case v := <-versions:
 		t.Errorf("version %d reached a revoked image", v)
