@@ -282,6 +282,9 @@ func (s *Server) broken(x *exchange, err error) {
 func (s *Server) answer(x *exchange, m wire.Message) bool {
 	if err := wire.Write(x.conn, m); err != nil {
 		s.Log.Info("answer not delivered", "exchange", x.id.String(), "peer", x.peer, "error", err)
+		// Half a record may have left: TLS's own goodbye behind it would look
+		// like a forged one.
+		x.conn.NetConn().Close()
 		return false
 	}
 	return true
