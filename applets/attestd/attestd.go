@@ -35,12 +35,12 @@ type options struct {
 
 func run(ctx context.Context, env *applet.Env, args []string) error {
 	var o options
-	fs := env.Flags("[flags]", "attestd -policy /etc/attestbox/policy.crt -store /var/lib/attestbox/member.store")
+	fs := env.Flags("[flags]", "attestd -policy-cert /etc/attestbox/policy.crt -store /var/lib/attestbox/member.store")
 	fs.StringVar(&o.socket, "socket", attestd.DefaultSocket, "listen on the Unix socket `PATH`")
 	fs.StringVar(&o.group, "group", "", "let the members of `GROUP`, a name or a number, connect too (default: root alone)")
 	fs.StringVar(&o.platform, "platform", "snp", "the machine's `PLATFORM`: snp, enclave (the deployment machine) or none")
-	fs.StringVar(&o.platformKey, "platform-key", "", "with -platform enclave: its platform key is in `FILE`")
-	fs.StringVar(&o.policy, "policy", "", "the domain's policy certificate is in `FILE`")
+	fs.StringVar(&o.platformKey, "enclave-key", "", "with -platform enclave: its platform key is in `FILE`")
+	fs.StringVar(&o.policy, "policy-cert", "", "the domain's policy certificate is in `FILE`")
 	fs.StringVar(&o.store, "store", "", "the store that certify made is `FILE`; without it attestd attests and no more")
 	fs.BoolVar(&o.verbose, "v", false, "log what is answered, not only what is refused")
 	if err := fs.Parse(args); err != nil {
@@ -52,9 +52,9 @@ func run(ctx context.Context, env *applet.Env, args []string) error {
 	case o.platform != "snp" && o.platform != "enclave" && o.platform != "none":
 		return fs.Usage("-platform takes snp, enclave or none, not %q", o.platform)
 	case (o.platform == "enclave") != (o.platformKey != ""):
-		return fs.Usage("-platform enclave and -platform-key go together")
+		return fs.Usage("-platform enclave and -enclave-key go together")
 	case (o.store == "") != (o.policy == ""):
-		return fs.Usage("-store and -policy go together")
+		return fs.Usage("-store and -policy-cert go together")
 	case o.store != "" && o.platform == "none":
 		return fs.Usage("a store opens on its platform only")
 	}

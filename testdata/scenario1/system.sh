@@ -17,7 +17,7 @@ for a in certify attestd attestd-client; do ln -s attestbox "$dir/bin/$a"; done
 cat >"$dir/etc/inittab" <<'END'
 ::sysinit:/etc/init.d/start
 ::respawn:/bin/certify -server tcp://10.0.2.2:8451 -renew
-::respawn:/bin/attestd -policy /etc/attestbox/policy.crt -store /var/lib/attestbox/bank.example.store
+::respawn:/bin/attestd -policy-cert /etc/attestbox/policy.crt -store /var/lib/attestbox/bank.example.store
 ::once:/etc/init.d/program
 END
 cat >"$dir/etc/init.d/start" <<'END'
