@@ -91,6 +91,8 @@ expected() { # expected NAME
   rm -f "$secrets/check"
   eval "bin/attestbox fetch-secret $PAUL -key-server tcp://127.0.0.1:$port -name $1 -out $secrets/check" || fail "Paul cannot read $1"
   bin/hmac "$1" "$secrets/check"
+  od -An -v -tx1 "$secrets/check" | tr -d ' \n' >>"$secrets/seen"
+  echo >>"$secrets/seen"
   rm -f "$secrets/check"
 }
 
@@ -155,6 +157,20 @@ run_block services
 await services.console "listening on vsock://"
 await services.console "decision=served .*secret=db/password"
 await db-by-vm.console "^$db\$"
+step "no secret lies in any file: not in images, disks, state, logs or consoles"
+scanned=0
+lies() { LC_ALL=C grep -rlaP "$(sed 's/../\\x&/g' <<<"$1")|$1" .; } # in which files, as it is or in hex
+hex=$(head -n 1 "$secrets/seen")
+printf "before $(sed 's/../\\x&/g' <<<"$hex") after" >canary
+[ "$(lies "$hex")" = ./canary ] || fail "the search for secrets finds: $(lies "$hex")"
+rm canary
+while read -r hex; do
+  found=$(lies "$hex" || true)
+  [ -z "$found" ] || fail "a secret lies in $found"
+  scanned=$((scanned + 1))
+done < <(sort -u "$secrets/seen")
+[ "$scanned" -ge 5 ] || fail "only $scanned secrets were looked for"
+
 grep -q "the page has $typed lines" "$page" || fail "docs/scenario1.md does not say that it has $typed lines"
 
 printf '\n%d lines to the first secrets, %d in all; %s s\nscenario 1: ok\n' "$core" "$typed" "$(elapsed | tr -d ' ')"
