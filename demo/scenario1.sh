@@ -18,7 +18,7 @@ KERNEL=$ATTESTBOX_KERNEL MODULES=$ATTESTBOX_MODULES BUSYBOX=$ATTESTBOX_BUSYBOX
 rm -rf "$out"
 mkdir -p "$out" bin
 : >"$out/.attestbox-demo"
-secrets=$(mktemp -d /dev/shm/attestbox-scenario1.XXXXXX)
+secrets=$(mktemp -d "${ATTESTBOX_SHM:-/dev/shm}/attestbox-scenario1.XXXXXX")
 cleanup() {
   trap - EXIT
   for pid in $(jobs -p); do kill "$pid" 2>/dev/null || true; done
