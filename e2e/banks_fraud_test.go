@@ -27,7 +27,7 @@ func bankData(t *testing.T, bank string) []byte {
 
 // The trend has nothing of a row that one bank has no cases in, or that is
 // small, and no account.
-func TestTrend(t *testing.T) {
+func TestBanksTrend(t *testing.T) {
 	all := map[string][]fraud.Case{}
 	for _, bank := range fraud.Banks() {
 		cases, err := fraud.ParseCases(bankData(t, bank))
@@ -51,7 +51,7 @@ func TestTrend(t *testing.T) {
 	}
 }
 
-func TestParseCases(t *testing.T) {
+func TestBanksParseCases(t *testing.T) {
 	const head = "month,category,account,amount\n"
 	good := head + "2026-01,loan,XA0012345678,12.30\n"
 	if c, err := fraud.ParseCases([]byte(good)); err != nil || len(c) != 1 || c[0].Amount != 1230 {
@@ -68,7 +68,7 @@ func TestParseCases(t *testing.T) {
 }
 
 // A stream that was cut is not taken for a smaller set of cases.
-func TestAnalysisCutStream(t *testing.T) {
+func TestBanksCutStream(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -53,15 +53,13 @@ func pageCommands(t *testing.T, section string) string {
 	return block
 }
 
-// buildBanks builds attestbox and the four programs into dir/bin.
-func buildBanks(t *testing.T, bin string, args ...string) {
+// goBuild builds packages into the folder.
+func goBuild(t *testing.T, dir string, args ...string) {
 	t.Helper()
-	for _, pkg := range []string{".", "./testdata/banks/..."} {
-		cmd := exec.Command("go", append(append([]string{"build", "-trimpath", "-ldflags=-s -w -buildid=", "-o", bin + "/"}, args...), pkg)...)
-		cmd.Dir, cmd.Env = testenv.Root(), append(os.Environ(), "CGO_ENABLED=0")
-		if b, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("building %s: %v\n%s", pkg, err, b)
-		}
+	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", dir + "/"}, args...)...)
+	cmd.Dir, cmd.Env = testenv.Root(), append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building %v: %v\n%s", args, err, b)
 	}
 }
 
@@ -90,39 +88,40 @@ func waitFor(t *testing.T, log *lockedBuffer, before int, words string) {
 	}
 }
 
-// newBanks runs the page's commands. What differs is said here: the programs are
-// built already, ports are free ones, and the folder for secrets is private.
-func newBanks(t *testing.T) *banks {
-	w := &banks{dir: t.TempDir(), log: &lockedBuffer{}, ports: map[string]string{}}
+// newBanks is a folder to run the page's commands in. What differs from the page
+// is said here: the programs are built already, ports are free ones, and the
+// folder for secrets is private.
+func newBanks(t *testing.T) (w *banks, replace []string) {
+	w = &banks{dir: t.TempDir(), log: &lockedBuffer{}, ports: map[string]string{}}
 	ram, err := os.MkdirTemp("/dev/shm", "attestbox-banks-")
 	if err != nil {
 		testenv.Skip(t, "no tmpfs at /dev/shm: mount one")
 	}
 	w.ram = ram
 	t.Cleanup(func() { os.RemoveAll(ram) })
-	buildBanks(t, filepath.Join(w.dir, "bin"))
 	if err := os.Symlink(filepath.Join(testenv.Root(), "testdata"), filepath.Join(w.dir, "testdata")); err != nil {
 		t.Fatal(err)
 	}
 	ports := freePorts(t, 4)
 	w.server = "127.0.0.1:" + ports[0]
-	replace := []string{"127.0.0.1:8451", w.server, "/dev/shm/banks", ram}
+	replace = []string{"127.0.0.1:8451", w.server, "/dev/shm/banks", ram}
 	for i, bank := range fraud.Banks() {
 		w.ports[bank] = "127.0.0.1:" + ports[i+1]
 		replace = append(replace, "127.0.0.1:"+strconv.Itoa(8461+i), w.ports[bank])
 	}
-	_, commands, ok := strings.Cut(pageCommands(t, "processes"), "\n")
+	return w, replace
+}
+
+// page runs the page's commands behind the one that builds, all in one shell,
+// and returns when the last was started. Until the test is over the shell stays.
+func (w *banks) page(t *testing.T, section string, replace []string) {
+	t.Helper()
+	_, commands, ok := strings.Cut(pageCommands(t, section), "\n")
 	if !ok {
 		t.Fatal("the page has no commands behind the build")
 	}
 	script := "set -euo pipefail\n" + strings.NewReplacer(replace...).Replace(commands) + "echo " + pageDone + "\nread -r end\n"
-	w.shell(t, script)
-	return w
-}
-
-// shell starts the script and waits until the page's commands are done.
-func (w *banks) shell(t *testing.T, script string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
 	cmd.Dir, cmd.Stderr = w.dir, w.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -138,19 +137,44 @@ func (w *banks) shell(t *testing.T, script string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for sc := bufio.NewScanner(pipe); sc.Scan(); {
+			lines <- sc.Text()
+		}
+	}()
+	ended := make(chan struct{})
 	t.Cleanup(func() {
 		cancel()
-		cmd.Wait()
+		<-ended
 		if t.Failed() {
 			t.Logf("%s", w.log)
 		}
 	})
-	var out strings.Builder
-	for sc := bufio.NewScanner(pipe); sc.Scan() && sc.Text() != pageDone; {
-		out.WriteString(sc.Text() + "\n")
+	for {
+		select {
+		case line, ok := <-lines:
+			if ok && line != pageDone {
+				w.stdout += line + "\n"
+				continue
+			}
+			if !ok {
+				t.Errorf("the shell ended\n%s", w.stdout)
+			}
+		case <-time.After(2 * time.Minute):
+			t.Errorf("the commands of the page take too long\n%s", w.stdout)
+		}
+		break
 	}
-	if w.stdout = out.String(); ctx.Err() != nil || !strings.Contains(w.stdout, "month,category") {
-		t.Fatalf("the commands of the page were not done\n%s", w.stdout)
+	go func() {
+		for range lines { // what comes later is not looked at
+		}
+		cmd.Wait()
+		close(ended)
+	}()
+	if t.Failed() {
+		t.FailNow()
 	}
 }
 
@@ -231,7 +255,10 @@ func (w *banks) start(t *testing.T, words string, args ...string) *lockedBuffer 
 // The page's commands do what the page says, and who is not meant to take part
 // does not.
 func TestBanks(t *testing.T) {
-	w := newBanks(t)
+	w, replace := newBanks(t)
+	goBuild(t, filepath.Join(w.dir, "bin"), ".")
+	goBuild(t, filepath.Join(w.dir, "bin"), "./testdata/banks/...")
+	w.page(t, "processes", replace)
 	t.Run("trend", w.trend)
 	t.Run("secrecy", w.secrecy)
 	t.Run("unadmitted", w.unadmitted)
@@ -247,6 +274,9 @@ func (w *banks) trend(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := strings.Index(w.stdout, "month,category,")
+	if i < 0 {
+		t.Fatalf("no trend was printed:\n%s", w.stdout)
+	}
 	got := w.stdout[i:]
 	if !strings.Contains(string(page), "```\n"+got+"```\n") {
 		t.Errorf("the page shows another trend than\n%s", got)
@@ -266,6 +296,11 @@ func (w *banks) trend(t *testing.T) {
 // No account, and no row that was not agreed upon, is in anything that the
 // server keeps, that anybody said or that a bank got.
 func (w *banks) secrecy(t *testing.T) {
+	w.noAccounts(t, []string{w.dir, w.ram}, map[string][]byte{"what was said": []byte(w.log.String() + w.stdout)})
+}
+
+func (w *banks) noAccounts(t *testing.T, dirs []string, more map[string][]byte) {
+	t.Helper()
 	needles := map[string]bool{}
 	for _, bank := range fraud.Banks() {
 		cases, err := fraud.ParseCases(bankData(t, bank))
@@ -283,8 +318,11 @@ func (w *banks) secrecy(t *testing.T) {
 			}
 		}
 	}
+	for what, b := range more {
+		look(what, b)
+	}
 	files := 0
-	for _, dir := range []string{w.dir, w.ram} {
+	for _, dir := range dirs {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
 				return err
@@ -298,7 +336,6 @@ func (w *banks) secrecy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	look("what was said", []byte(w.log.String()+w.stdout))
 	if files < 20 || len(needles) < 60 {
 		t.Errorf("only %d files and %d accounts were looked at", files, len(needles))
 	}
@@ -494,6 +531,7 @@ func (w *banks) revoked(t *testing.T) {
 		if code == 3 && strings.Contains(out, "[certify-refused]") {
 			break
 		}
+		time.Sleep(500 * time.Millisecond) // the server bounds connections per second
 		if time.Now().After(deadline) {
 			t.Fatalf("bank C is certified still: exit %d\n%s", code, out)
 		}
