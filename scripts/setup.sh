@@ -9,6 +9,7 @@ need mke2fs e2fsprogs
 need debugfs e2fsprogs
 need xz xz-utils
 need dpkg-deb dpkg
+need perl perl-base
 if [ "${1:-}" = test ]; then
   need cryptsetup cryptsetup-bin
   need gcc gcc libc6-dev # the race detector
