@@ -20,18 +20,22 @@ import (
 // Client is `attestd-client`.
 var Client = applet.Applet{Name: "attestd-client", Summary: "ask attestd, for scripts", Run: runClient}
 
-const synopsis = `whoami|attest|seal|unseal|certificate|sign|key [flags]
+const synopsis = `whoami|attest|seal|unseal|certificate|sign|key|certify [flags]
   whoami       print who attestd takes this program for
   attest       print a report over this program and the data on stdin
   seal         encrypt stdin for this program and user
   unseal       the reverse
   certificate  print the VM's admission certificate and its issuer's
   sign         sign the data on stdin
-  key          print this program's public key and the VM's statement for it`
+  key          print this program's public key and the VM's statement for it
+  certify      get an admission certificate for that key`
 
 type clientOptions struct {
 	socket, out, context, scope, key, format string
 	timeout                                  time.Duration
+
+	servers, pins applet.Strings
+	policy, role  string
 }
 
 func runClient(ctx context.Context, env *applet.Env, args []string) error {
@@ -64,15 +68,17 @@ func runClient(ctx context.Context, env *applet.Env, args []string) error {
 		fs.StringVar(&o.context, "context", "", "what the signature is for; needed")
 		fs.StringVar(&o.key, "key", attestd.KeyAuthentication, "sign with the VM's authentication `KEY` or the program's (program)")
 		fs.StringVar(&o.format, "format", "json", "`FORMAT`: json, or raw for the signature alone")
+	case attestd.OpCertify:
+		o.certifyFlags(fs)
 	default:
-		return fs.Usage("%q is none of whoami, attest, seal, unseal, certificate, sign, key", op)
+		return fs.Usage("%q is none of whoami, attest, seal, unseal, certificate, sign, key, certify", op)
 	}
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	switch {
 	case op == "":
-		return fs.Usage("say what to ask: whoami, attest, seal, unseal, certificate, sign or key")
+		return fs.Usage("say what to ask: whoami, attest, seal, unseal, certificate, sign, key or certify")
 	case fs.NArg() > 0:
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
 	case o.context != "" && !attestd.ValidContext(o.context), op == attestd.OpSign && o.context == "":
@@ -83,6 +89,11 @@ func runClient(ctx context.Context, env *applet.Env, args []string) error {
 		return fs.Usage("-key takes authentication or program, not %q", o.key)
 	case o.format != "" && o.format != "json" && o.format != "raw":
 		return fs.Usage("-format takes json or raw, not %q", o.format)
+	}
+	if op == attestd.OpCertify {
+		if err := o.checkCertify(fs); err != nil {
+			return err
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
@@ -115,6 +126,9 @@ func (o *clientOptions) do(ctx context.Context, env *applet.Env, op string) erro
 		return err
 	}
 	defer c.Close()
+	if op == attestd.OpCertify {
+		return o.certify(ctx, env, c)
+	}
 	r, body, err := c.Do(ctx, attestd.Request{Op: op, Context: o.context, Scope: o.scope, Key: o.key}, in.Bytes())
 	if err != nil {
 		return err
@@ -128,13 +142,14 @@ func (o *clientOptions) do(ctx context.Context, env *applet.Env, op string) erro
 		out = body.Bytes()
 	case attestd.OpWhoami:
 		out = fmt.Appendf(nil, "program %s\nuid %d\npid %d\n", r.Program, *r.UID, r.PID)
+		if p, err := attestd.ParseProgram(r.Program); err == nil && p.Measured() {
+			out = fmt.Appendf(out, "measurement %x\n", wire.AttestdMeasurement([]byte(r.Program)))
+		}
 		if r.Why != "" {
 			out = fmt.Appendf(out, "why %s\n", r.Why)
 		}
 	case attestd.OpCertificate:
-		for _, der := range r.Chain {
-			out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-		}
+		out = chainPEM(r.Chain)
 	case attestd.OpAttest:
 		if out = r.Report; o.format == "json" {
 			data := attestd.ReportData(r.Program, in.Bytes())
@@ -157,6 +172,13 @@ func (o *clientOptions) do(ctx context.Context, env *applet.Env, op string) erro
 		return err
 	}
 	return write(env.Stdout, o.out, out)
+}
+
+func chainPEM(chain [][]byte) (out []byte) {
+	for _, der := range chain {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	return out
 }
 
 func asJSON(v any) ([]byte, error) {

@@ -49,7 +49,7 @@ func run(ctx context.Context, env *applet.Env, args []string) error {
 	fs.Var(&o.servers, "server", "ask the policy server at `ADDRESS`, tcp://host:port or vsock://cid:port; may be repeated (default: from the image's configuration)")
 	fs.Var(&o.pins, "pin", "also accept a server key with this `PIN`, sha256:HEX; may be repeated (default: only a key that policy trusts by claim)")
 	fs.Var(&o.keyServers, "key-server", "recover a store that an earlier image sealed through the key server at `ADDRESS`; may be repeated (default: as -server)")
-	fs.StringVar(&o.role, "role", wire.RoleClient, "ask for a `ROLE`: client, key-server, policy-server, verifier, or one that the owner made up; policy decides")
+	fs.StringVar(&o.role, "role", wire.RoleClient, "ask for a `ROLE`: client, attester, key-server, policy-server, verifier, or one that the owner made up; policy decides")
 	fs.StringVar(&o.alg, "alg", string(cryptstore.Ed25519), "the algorithm `ALG` of a new key: ed25519, p256 or p384")
 	fs.BoolVar(&o.force, "force", false, "ask for a new certificate although the present one is good for a while")
 	fs.BoolVar(&o.renew, "renew", false, "stay, and renew at two thirds of the certificate's life")
@@ -87,7 +87,7 @@ func (o *options) check(fs *applet.FlagSet) error {
 		return err
 	}
 	if !wire.ValidRole(o.role) {
-		return fs.Usage("-role %.40q: want client, key-server, policy-server, verifier, or a name of lower-case letters, digits and hyphens", o.role)
+		return fs.Usage("-role %.40q: want client, attester, key-server, policy-server, verifier, or a name of lower-case letters, digits and hyphens", o.role)
 	}
 	switch cryptstore.Alg(o.alg) {
 	case cryptstore.Ed25519, cryptstore.P256, cryptstore.P384:

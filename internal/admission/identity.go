@@ -15,7 +15,7 @@ import (
 // Identity is what an admission certificate says of its owner.
 type Identity struct {
 	Domain      string
-	Measurement []byte   // 48 bytes for amd-sev-snp, 32 for simulated-enclave
+	Measurement []byte   // 48 bytes for amd-sev-snp, 32 for simulated-enclave and attestd-program
 	Instance    [32]byte // HOST_DATA
 	Platform    string
 	ChipID      [64]byte // zeros where there is none

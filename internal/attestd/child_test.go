@@ -2,6 +2,7 @@ package attestd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -162,6 +163,19 @@ func childMain(mode string, args []string) error {
 			say("%s %x %x", r.Program, r.Signature, r.SPKI)
 		}
 		return err
+	case "certify": // the certification request, then the evidence for a transcript of ones
+		r, body, err := c.Do(ctx, Request{Op: OpCertify, Scope: ScopeProgram}, nil)
+		if err != nil {
+			return err
+		}
+		body.Zero()
+		ev, body, err := c.Do(ctx, Request{Op: OpCertify, Scope: ScopeProgram}, bytes.Repeat([]byte{1}, 64))
+		if err != nil {
+			return err
+		}
+		body.Zero()
+		say("%s %x %x", ev.Platform, r.CSR, ev.Report)
+		return nil
 	case "key":
 		r, err := c.Ask(ctx, OpKey)
 		if err == nil {

@@ -2,9 +2,11 @@ package attestd
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"attestbox/internal/secret"
 )
@@ -52,6 +54,29 @@ func FuzzProgram(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		if p, err := ParseProgram(s); err == nil && p.String() != s {
 			t.Fatalf("%q became %q", s, p)
+		}
+	})
+}
+
+func FuzzEvidence(f *testing.F) {
+	own := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	good, err := MakeEvidence(own, [][]byte{{1}, {2}}, Program{KindImage, "sha256", make([]byte, 32)}, own, [64]byte{1}, time.Unix(1e9, 0))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte("{}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := ParseEvidence(b)
+		if err != nil {
+			return
+		}
+		if again, err := json.Marshal(e); err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("%s became %s: %v", b, again, err)
+		}
+		// Whoever signed it, it is about no other exchange.
+		if e.Verify(own.Public(), [64]byte{2}, time.Unix(1e9, 0)) == nil {
+			t.Fatalf("%s is about another exchange", b)
 		}
 	})
 }

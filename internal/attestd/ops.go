@@ -25,7 +25,7 @@ func (s *Server) answer(ctx context.Context, p *peer, u *user, r *Request, data 
 		return nil, nil, code.Wrap(code.AttestdBusy, errors.New("this user asks too often"))
 	}
 	program := p.program.String()
-	if !p.program.Measured() && (r.Op == OpSeal || r.Op == OpUnseal || r.Op == OpSign || r.Op == OpKey) {
+	if !p.program.Measured() && (r.Op == OpSeal || r.Op == OpUnseal || r.Op == OpSign || r.Op == OpKey || r.Op == OpCertify) {
 		return nil, nil, code.Wrap(code.AttestdUnmeasured, fmt.Errorf("an unmeasured program may not %s: %s", r.Op, p.why))
 	}
 	switch r.Op {
@@ -59,6 +59,9 @@ func (s *Server) answer(ctx context.Context, p *peer, u *user, r *Request, data 
 		return &Response{}, out, err
 	case OpKey:
 		resp, err := s.key(ctx, root, p, r)
+		return resp, nil, err
+	case OpCertify:
+		resp, err := s.certify(ctx, root, p, r, data)
 		return resp, nil, err
 	}
 	return nil, nil, code.Wrap(code.AttestdMalformed, fmt.Errorf("operation %.32q", r.Op))

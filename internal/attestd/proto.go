@@ -24,6 +24,7 @@ const (
 	OpCertificate = "certificate" // the VM's admission certificate and its issuer's
 	OpSign        = "sign"        // sign with the authentication key, or the program's
 	OpKey         = "key"         // the program's own public key, and the statement for it
+	OpCertify     = "certify"     // its certification request, or its evidence for a policy server
 )
 
 // Scopes of what is sealed and of program keys.
@@ -65,6 +66,7 @@ type Challenge struct {
 //	unseal:  data; the same context
 //	sign:    data, context; optional key; with key "program" optional scope
 //	key:     optional scope
+//	certify: optional scope; data: none, or the 64 bytes of the transcript
 type Request struct {
 	Op    string     `json:"op"`
 	Nonce wire.Hex32 `json:"nonce"`
@@ -91,7 +93,7 @@ type Response struct {
 	UID *int   `json:"uid,omitempty"`
 	Why string `json:"why,omitempty"` // the program is unmeasured
 
-	// attest
+	// attest, certify with data
 	Platform     string             `json:"platform,omitempty"`
 	Report       []byte             `json:"report,omitempty"`
 	Endorsements []wire.Endorsement `json:"endorsements,omitempty"`
@@ -107,6 +109,9 @@ type Response struct {
 	SPKI      []byte `json:"spki,omitempty"`
 	NotBefore int64  `json:"not_before,omitempty"` // Unix seconds
 	NotAfter  int64  `json:"not_after,omitempty"`
+
+	// certify without data: PKCS#10, DER
+	CSR []byte `json:"csr,omitempty"`
 
 	Size int `json:"size,omitempty"` // seal, unseal: bytes that follow
 }
@@ -135,6 +140,11 @@ func (r *Request) check() error {
 		}
 	case OpKey:
 		scope = true
+	case OpCertify:
+		data, scope, limit = true, true, 64
+		if r.Size != 0 && r.Size != 64 {
+			return fmt.Errorf("%w: certify with %d bytes of data, want 64 or none", ErrMalformed, r.Size)
+		}
 	default:
 		return fmt.Errorf("%w: operation %.32q", ErrMalformed, r.Op)
 	}

@@ -23,6 +23,10 @@ type CertifyConfig struct {
 	Role   string        // one of wire.Role*; "" is wire.RoleClient. Asking grants nothing.
 	Key    crypto.Signer // the key to be certified; it never leaves this machine
 
+	// CSR, instead of Key, is a certification request for a key that is not at
+	// hand: a program's, in attestd.
+	CSR []byte
+
 	// StoreEpoch is the epoch of the sealed store that is open; 0 if none is.
 	StoreEpoch uint64
 	// MinPolicyVersion is the least policy version that an answer may have: the
@@ -65,7 +69,7 @@ func Certify(ctx context.Context, cfg CertifyConfig) (*Admitted, error) {
 		return nil, code.Wrap(code.ConfigBad, errors.New("no policy certificate is pinned, so no answer could be checked"))
 	case !wire.ValidDomain(cfg.Domain):
 		return nil, code.Wrap(code.ConfigBad, fmt.Errorf("domain %.64q", cfg.Domain))
-	case cfg.Key == nil || cfg.Platform == nil:
+	case (cfg.Key == nil) == (cfg.CSR == nil) || cfg.Platform == nil:
 		return nil, code.Wrap(code.ConfigBad, errors.New("no key to certify, or no platform to vouch for it"))
 	}
 	if d, err := admission.DomainOf(cfg.Policy); err != nil || d != cfg.Domain {
@@ -75,11 +79,17 @@ func Certify(ctx context.Context, cfg CertifyConfig) (*Admitted, error) {
 	if err != nil {
 		return nil, err
 	}
-	csr, err := admission.NewCSR(cfg.Key)
-	if err != nil {
-		return nil, fmt.Errorf("making the certification request: %w", err)
+	csr := cfg.CSR
+	if csr == nil {
+		if csr, err = admission.NewCSR(cfg.Key); err != nil {
+			return nil, fmt.Errorf("making the certification request: %w", err)
+		}
 	}
-	spki, err := x509.MarshalPKIXPublicKey(cfg.Key.Public())
+	pub, err := admission.KeyFromCSR(csr)
+	if err != nil {
+		return nil, err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the public key: %w", err)
 	}

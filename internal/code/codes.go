@@ -167,6 +167,7 @@ const (
 	CertifyRequest  Code = "certify-request"
 	DomainUnknown   Code = "domain-unknown"
 	EnclaveEvidence Code = "enclave-evidence"
+	ProgramEvidence Code = "program-evidence"
 	SecretExists    Code = "secret-exists"
 	SecretInvalid   Code = "secret-invalid"
 	SecretRefused   Code = "secret-refused"
@@ -359,6 +360,7 @@ var table = map[Code]string{
 	CertifyRequest:  "a certification request is malformed, or its key is of a kind that is not certified",
 	DomainUnknown:   "the server does not serve the domain that was asked for",
 	EnclaveEvidence: "the evidence of a simulated enclave is malformed or wrongly signed",
+	ProgramEvidence: "the evidence about a program is malformed, stale or wrongly signed",
 	SecretExists:    "this version of the secret exists already, or a higher one did",
 	SecretInvalid:   "the key server does not keep such a secret, or cannot do this with it",
 	SecretRefused:   "no claim of the policy lets this machine do that with this secret",

@@ -14,6 +14,7 @@ import (
 const (
 	AMDSEVSNP        = "amd-sev-snp"
 	SimulatedEnclave = "simulated-enclave"
+	AttestdProgram   = "attestd-program" // a program, vouched for by its VM's attestd
 )
 
 // Evidence is a report and what the host supplied to check it with.

@@ -67,7 +67,7 @@ func (c *checker) step(i int) error {
 			ok = ok && out == key+" is-trusted-for-authentication"
 		} else {
 			grant := subject(s.Premises[2].Statement.Clause.String(), "is-trusted-for-attestation")
-			ok = ok && strings.HasPrefix(grant, "Measurement[") && c.names(grant) && out == key+" is-trusted-for-attestation"
+			ok = ok && strings.HasPrefix(grant, "Measurement[") && c.granted(grant, x) && out == key+" is-trusted-for-attestation"
 		}
 	case 3:
 		ok = a.Source == SourcePolicyKey && b.Source == SourceClaim && out == b1
@@ -152,6 +152,9 @@ func (c *checker) unrevoked(serial, text string) error {
 // evident says whether the evidence states it.
 func (c *checker) evident(s claim.Statement) bool {
 	e, t := c.e, s.String()
+	if e.platform == AttestdProgram {
+		return c.evidentProgram(s)
+	}
 	for _, l := range e.chain {
 		scope := " is-trusted-for-attestation on Platform[amd-sev-snp, product = " + e.props["product"] + "]"
 		if s.Speaker.ID == l.Issuer.ID && s.Clause.String() == l.Subject.String()+scope {
@@ -222,6 +225,9 @@ func (c *checker) handedOn(i int, a, b Premise) bool {
 // mayAttest checks rule 6: a VEK at depth two about environments, a simulated
 // enclave's key about the measurements named beside it.
 func (c *checker) mayAttest(a, b Premise) bool {
+	if c.e.platform == AttestdProgram {
+		return c.programAttested(a, b)
+	}
 	d, known := c.depth[a.Step]
 	_, scope, _ := strings.Cut(a.Statement.Clause.String(), "] is-trusted-for-attestation on ")
 	if !known || a.Statement.Clause.Subject.String() != b.Statement.Speaker.String() {
@@ -289,13 +295,16 @@ func (c *checker) end() error {
 		for _, s := range c.proof.steps {
 			t := s.Conclusion.String()
 			x, isServing := strings.CutSuffix(t, ` is-trusted-for-serving Role["`+r+`"]`)
-			granted = granted || isServing && c.names(x) || r == RoleAttester && t == c.e.subject.String()+" is-trusted-for-attestation"
+			granted = granted || isServing && c.names(x) || r == RoleAttester && c.e.platform != AttestdProgram && t == c.e.subject.String()+" is-trusted-for-attestation"
 		}
 		if !granted {
 			return fmt.Errorf("checking a proof: the role %s is not granted", r)
 		}
 	}
 	all := c.e.measurement.String() + " " + claim.Measurement{Digest: c.e.measurement.Digest}.String() + " " + c.e.attester.String() + " " + c.e.subject.String() + " " + claim.Chip{ID: c.e.chip}.String()
+	if c.e.platform == AttestdProgram {
+		all += " " + c.e.issuer.String() + " " + c.e.vm.String() + " " + claim.Measurement{Digest: c.e.vm.Digest}.String()
+	}
 	for _, l := range c.e.chain {
 		all += " " + l.Issuer.String() + " " + l.Subject.String()
 	}

@@ -31,6 +31,8 @@ type Evidence struct {
 	platform    string
 	chain       []Endorsement // of amd-sev-snp
 	attester    claim.Key
+	issuer      claim.Key         // of attestd-program: it certified the attester
+	vm          claim.Measurement // of attestd-program: what the attester speaks for
 	measurement claim.Measurement // with the instance
 	chip        string            // hex; empty where nothing vouches for a chip
 	reportID    string            // hex
@@ -89,6 +91,24 @@ func FromEnclave(platformKey claim.Key, measurement, instance [32]byte, subject 
 	if instance != [32]byte{} {
 		e.measurement.Instance = hex.EncodeToString(instance[:])
 	}
+	return e, e.checkRole()
+}
+
+// AttestdProgram is the platform of a program for which its VM's attestd speaks.
+// No policy names it: the VM's measurement is-trusted-for-attestation.
+const AttestdProgram = "attestd-program"
+
+// FromProgram makes evidence of a program in a VM. The caller has verified the
+// attester's admission certificate, which issuer made and which says that
+// attester speaks for vm, its statement about the program and the program's
+// answer. program is the program's measurement; its instance is the VM's. chip
+// is the VM's, hex, or empty.
+func FromProgram(issuer, attester claim.Key, vm claim.Measurement, chip string, program [32]byte, subject claim.Key, role string) (*Evidence, error) {
+	if issuer.IsZero() || attester.IsZero() || subject.IsZero() || vm.Digest == "" || vm.Instance == "" {
+		return nil, errors.New("evidence of a program: a key, or the instance of the VM, is missing")
+	}
+	e := &Evidence{platform: AttestdProgram, issuer: issuer, attester: attester, vm: vm, chip: chip, subject: subject, role: role, root: "attestd"}
+	e.measurement = claim.Measurement{Digest: hex.EncodeToString(program[:]), Instance: vm.Instance}
 	return e, e.checkRole()
 }
 

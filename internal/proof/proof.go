@@ -101,7 +101,9 @@ func (p *Proof) NotAfter(policy *claim.VerifiedPolicy) time.Time {
 func (p *Proof) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Domain %s, policy version %d, at %s\n", p.domain, p.version, p.time.Format(time.RFC3339))
-	if p.e != nil && !p.e.amd {
+	if p.e != nil && p.e.platform == AttestdProgram {
+		fmt.Fprintf(&b, "A program, on the word of %s\n", p.e.root)
+	} else if p.e != nil && !p.e.amd {
 		fmt.Fprintf(&b, "%s: %s\n", appraise.NotAMD, strings.TrimSuffix(p.e.root, " "+appraise.NotAMD))
 	}
 	s := &shortener{seen: map[string]bool{}}

@@ -39,9 +39,9 @@ func golden(t *testing.T, name string, got []byte) {
 
 // The worked proofs of docs/policy.md.
 func TestWorkedProofs(t *testing.T) {
-	p := policy(t, trustWeb, trustRoot, require, trustProgram, trustDeploy, web.String()+` is-trusted-for-serving Role["key-server"]`, web.String()+" is-trusted-for-attestation")
+	p := policy(t, trustWeb, trustRoot, require, trustProgram, trustDeploy, web.String()+` is-trusted-for-serving Role["key-server"]`, trustAttester, trustIssuer)
 	for name, e := range map[string]*Evidence{
-		"hardware": hardware(), "enclave": enclave(), "serving": hardware(role("key-server")), "attester": hardware(role(RoleAttester)),
+		"hardware": hardware(), "enclave": enclave(), "program": attested(), "serving": hardware(role("key-server")), "attester": hardware(role(RoleAttester)),
 		"launch": hardware(func(e *Evidence) { e.subject = claim.Key{} }), "simulator": hardware(func(e *Evidence) { e.amd, e.root = false, "ARK-Genoa NOT AMD HARDWARE" }),
 	} {
 		proof, err := Prove(p, e, now)
@@ -57,7 +57,7 @@ func TestWorkedProofs(t *testing.T) {
 		if len(proof.String()) > 24<<10 {
 			t.Errorf("%s: proof of %d bytes", name, len(proof.String()))
 		}
-		if !strings.Contains(proof.String(), "NOT AMD HARDWARE") != e.amd {
+		if !strings.Contains(proof.String(), "NOT AMD HARDWARE") != (e.amd || e.platform == AttestdProgram) {
 			t.Errorf("%s: the root is not named as it must be", name)
 		}
 		if again, _ := Prove(p, e, now); again.Digest() != proof.Digest() || proof.Digest() == [32]byte{} {
@@ -185,6 +185,7 @@ func TestMinimal(t *testing.T) {
 	}{
 		"hardware": {[]string{trustWeb, trustRoot, require}, hardware()},
 		"enclave":  {[]string{trustProgram, trustDeploy}, enclave()},
+		"program":  {[]string{trustWeb, trustProgram, trustIssuer, trustAttester}, attested()},
 		"serving":  {[]string{trustWeb, trustRoot, require, web.String() + ` is-trusted-for-serving Role["verifier"]`}, hardware(role("verifier"))},
 		"attester": {[]string{trustWeb, trustRoot, require, web.String() + " is-trusted-for-attestation"}, hardware(role(RoleAttester))},
 	} {

@@ -30,7 +30,7 @@ func Prove(p *claim.VerifiedPolicy, e *Evidence, now time.Time) (*Proof, error) 
 	if err := b.notRevoked(); err != nil {
 		return nil, err
 	}
-	trusted, err := b.measurement()
+	trusted, err := b.measurement(e.measurement)
 	if err != nil {
 		return nil, err
 	}
@@ -39,6 +39,8 @@ func Prove(p *claim.VerifiedPolicy, e *Evidence, now time.Time) (*Proof, error) 
 		err = b.hardware(trusted)
 	case claim.SimulatedEnclave:
 		err = b.enclave(trusted)
+	case AttestdProgram:
+		err = b.program(trusted)
 	default:
 		err = b.fail(code.ProofPlatform, "the platform is known", fmt.Sprintf("%.40q", e.platform), "evidence of "+claim.AMDSEVSNP+" or "+claim.SimulatedEnclave)
 	}
@@ -63,6 +65,9 @@ func (b *builder) notRevoked() error {
 	}
 	if !b.e.subject.IsZero() {
 		list = append(list, b.e.subject)
+	}
+	if b.e.platform == AttestdProgram {
+		list = append(list, b.e.issuer, b.e.vm)
 	}
 	for _, x := range list {
 		if c := b.revokes(x); c != nil {
@@ -103,8 +108,7 @@ func (b *builder) said(c *claim.Claim) (Premise, error) {
 	return b.add(3, s.Statement.Clause, R3(top.Statement.Clause, s.Statement, s.Statement.Clause), top, s)
 }
 
-func (b *builder) measurement() (Premise, error) {
-	m := b.e.measurement
+func (b *builder) measurement(m claim.Measurement) (Premise, error) {
 	c, stale := b.find(func(c claim.Clause) bool {
 		x, ok := c.Subject.(claim.Measurement)
 		return ok && c.Verb == claim.IsTrusted && x.Covers(m)

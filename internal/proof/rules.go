@@ -87,9 +87,18 @@ func Dominates(v1, v2 claim.Verb) bool {
 // R6: key1 is-trusted-for-attestation, key1 says (key2 speaks-for X, or E
 // is-environment): that clause. Within key1's scope alone: a hardware platform's
 // key says it of environments of its platform and product, a simulated enclave's
-// key of the measurements that it is trusted about.
+// key of the measurements that it is trusted about. A key that is trusted on no
+// platform (rule 7) says it of programs on an instance, and so does, of any
+// measurement with its instance, a key that is-trusted-for-certification.
 func R6(trusted claim.Clause, said claim.Statement, conclusion claim.Clause) error {
 	k, ok := trusted.Subject.(claim.Key)
+	if m, of := said.Clause.Object.(claim.Measurement); ok && of && trusted.Object == nil && len(trusted.About) == 0 && !said.Speaker.IsZero() && k == said.Speaker {
+		_, aboutKey := said.Clause.Subject.(claim.Key)
+		may := trusted.Verb == claim.IsTrustedForCertification || trusted.Verb == claim.IsTrustedForAttestation && len(m.Digest) == 64
+		if may && aboutKey && said.Clause.Verb == claim.SpeaksFor && m.Instance != "" {
+			return follows(6, conclusion, said.Clause)
+		}
+	}
 	scope, scoped := trusted.Object.(claim.Platform)
 	if !ok || !scoped || trusted.Verb != claim.IsTrustedForAttestation || said.Speaker.IsZero() || k != said.Speaker {
 		return errors.New("rule 6: the premises are not Key is-trusted-for-attestation on a platform, and what the same key says")

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"strings"
@@ -38,15 +39,17 @@ func decl(t testing.TB, name string, priv ed25519.PrivateKey) string {
 }
 
 var (
-	ark     = key(claim.RSA, "ARK-Genoa", 0x41)
-	ask     = key(claim.RSA, "ASK-Genoa", 0x42)
-	vcek    = key(claim.P384, "VCEK", 0x43)
-	auth    = key(claim.Ed25519, "auth", 0x44)
-	deploy  = key(claim.Ed25519, "deploy", 0x45)
-	web     = claim.Measurement{Digest: hexOf(0xa0, 48)}
-	program = claim.Measurement{Digest: hexOf(0xc0, 32)}
-	inst    = hexOf(0x1d, 32)
-	chip    = hexOf(0xcc, 64)
+	ark      = key(claim.RSA, "ARK-Genoa", 0x41)
+	ask      = key(claim.RSA, "ASK-Genoa", 0x42)
+	vcek     = key(claim.P384, "VCEK", 0x43)
+	auth     = key(claim.Ed25519, "auth", 0x44)
+	issuer   = key(claim.Ed25519, "issuer", 0x46)
+	attester = key(claim.Ed25519, "attester", 0x47)
+	deploy   = key(claim.Ed25519, "deploy", 0x45)
+	web      = claim.Measurement{Digest: hexOf(0xa0, 48)}
+	program  = claim.Measurement{Digest: hexOf(0xc0, 32)}
+	inst     = hexOf(0x1d, 32)
+	chip     = hexOf(0xcc, 64)
 )
 
 // The claims of a policy that admits hardware(): nothing can be left out.
@@ -60,6 +63,12 @@ var (
 var (
 	trustProgram = program.String() + " is-trusted"
 	trustDeploy  = deploy.String() + " is-trusted-for-attestation on Platform[simulated-enclave] about " + program.String()
+)
+
+// The claims that admit attested(), beside trustWeb and trustProgram.
+var (
+	trustIssuer   = issuer.String() + " is-trusted-for-certification"
+	trustAttester = web.String() + " is-trusted-for-attestation"
 )
 
 // hardware is evidence of a VM on Genoa.
@@ -82,6 +91,16 @@ func hardware(change ...func(*Evidence)) *Evidence {
 // enclave is evidence of a program on the deployment machine.
 func enclave(change ...func(*Evidence)) *Evidence {
 	e := &Evidence{platform: claim.SimulatedEnclave, attester: deploy, measurement: program, subject: auth, role: RoleClient, root: "simulated enclave NOT AMD HARDWARE"}
+	for _, f := range change {
+		f(e)
+	}
+	return e
+}
+
+// attested is evidence of a program in a VM.
+func attested(change ...func(*Evidence)) *Evidence {
+	vm := claim.Measurement{Digest: web.Digest, Instance: inst}
+	e := must(FromProgram(issuer, attester, vm, chip, [32]byte(must(hex.DecodeString(program.Digest))), auth, ""))
 	for _, f := range change {
 		f(e)
 	}

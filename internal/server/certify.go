@@ -76,7 +76,7 @@ func (s *Server) decideCertify(ctx context.Context, x *exchange, t *wire.Certify
 	}
 	// Only now: nobody can use up the limit of an instance that he has merely
 	// learned of.
-	if !s.ids.take("certify "+hex.EncodeToString(adm.identity.Instance[:]), time.Now()) {
+	if !s.ids.take("certify "+adm.identity.Platform+" "+hex.EncodeToString(adm.identity.Instance[:]), time.Now()) {
 		s.later(x, d, code.VerifierBusy, 15, "this instance asks too often")
 		return
 	}
@@ -123,6 +123,7 @@ func (d *Domain) admit(ctx context.Context, a *asked, csr []byte) (*admitted, *s
 	} else if _, ok := cur.auth.Issuer(issuer, a.now); !ok {
 		return nil, &shown{root: "none"}, code.Wrap(code.ClaimUndelegated, fmt.Errorf("no claim in force trusts %s for certification", issuer))
 	}
+	a.trust = &admission.Trust{Policy: d.cfg.PolicyCert, Domain: d.name, MinPolicyVersion: cur.floor, Revoked: cur.revoked}
 	s, err := d.prover.prove(ctx, cur, a)
 	if err != nil {
 		return nil, s, err
@@ -139,6 +140,9 @@ func (d *Domain) admit(ctx context.Context, a *asked, csr []byte) (*admitted, *s
 	validity := d.cfg.Validity
 	if end := s.proof.NotAfter(cur.policy); !end.IsZero() {
 		validity = min(validity, end.Sub(a.now))
+	}
+	if !s.notAfter.IsZero() {
+		validity = min(validity, s.notAfter.Sub(a.now))
 	}
 	der, err := admission.Issue(d.cfg.Issuer, d.cfg.IssuerKey, key, &id, a.now, validity)
 	if err != nil {

@@ -80,6 +80,7 @@ type asked struct {
 	spki         []byte    // certify: the key to be certified
 	role         string
 	now          time.Time
+	trust        *admission.Trust // certify: what makes an attester's certificate count
 }
 
 // shown is what evidence showed, whether or not it was enough.
@@ -93,6 +94,7 @@ type shown struct {
 	identity admission.Identity // from the evidence
 	measured claim.Measurement
 	proof    *proof.Proof
+	notAfter time.Time // of an attester's word; zero: no such end
 }
 
 // prove appraises evidence by the policy and proves what is asked. Of an error
@@ -106,6 +108,8 @@ func (p *prover) prove(ctx context.Context, cur *inForce, a *asked) (*shown, err
 		e, err = p.fromSNP(ctx, cur, a, s)
 	case platform.SimulatedEnclave:
 		e, err = p.fromEnclave(a, s)
+	case platform.AttestdProgram:
+		e, err = fromProgram(a, s)
 	default:
 		err = code.Wrap(code.PlatformRefused, fmt.Errorf("platform %.64q", a.platform))
 	}

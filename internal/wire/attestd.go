@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
 )
@@ -36,4 +37,18 @@ func AttestdStatement(program, spki []byte, notBefore, notAfter int64) []byte {
 // bytes little-endian, or nothing for any user.
 func AttestdSealInfo(purpose string, program, owner, context []byte) []byte {
 	return lengthPrefixed([]byte(domainAttestdSeal), []byte(purpose), program, owner, context)
+}
+
+// AttestdCertified is the message by which a program's key answers a policy
+// server's challenge: domain string, the program's identity and
+// CertifyTranscript.ReportData, each length-prefixed.
+func AttestdCertified(program []byte, reportData [64]byte) []byte {
+	return lengthPrefixed([]byte(domainAttestdCertify), program, reportData[:])
+}
+
+// AttestdMeasurement is a program in the words of the policy: SHA-256 over
+// domain string and the program's identity, each length-prefixed. So it depends
+// on what measured the program, and is no file's digest.
+func AttestdMeasurement(program []byte) [32]byte {
+	return sha256.Sum256(lengthPrefixed([]byte(domainAttestdProgram), program))
 }

@@ -22,8 +22,7 @@ const (
 	RoleKeyServer    = "key-server"
 	RolePolicyServer = "policy-server"
 	RoleVerifier     = "verifier"
-
-	roleAttester = "attester" // package proof's; no certificate is made for it
+	RoleAttester     = "attester" // a VM whose attestd attests to its programs
 )
 
 var roleName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
@@ -31,7 +30,7 @@ var roleName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 // ValidRole says whether a client may ask for a role of this name: 1 to 32
 // lower-case letters, digits and single hyphens within.
 func ValidRole(name string) bool {
-	return len(name) <= 32 && roleName.MatchString(name) && name != roleAttester
+	return len(name) <= 32 && roleName.MatchString(name)
 }
 
 // Limits of certify.

@@ -56,7 +56,7 @@ func TestRoles(t *testing.T) {
 	for role, want := range map[string]bool{
 		RoleClient: true, RoleKeyServer: true, "bank-a": true, "7": true, strings.Repeat("r", 32): true,
 		"": false, "Bank": false, "bank_a": false, "-a": false, "a-": false, "a--b": false, "a/b": false, "a b": false, "\u00e4": false,
-		strings.Repeat("r", 33): false, "attester": false,
+		strings.Repeat("r", 33): false, RoleAttester: true,
 	} {
 		m.Role = role
 		b, err := Marshal(m)

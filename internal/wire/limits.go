@@ -58,12 +58,15 @@ const (
 	domainAttestdKey  = "attestbox/attestd/key/1"
 	domainAttestdSeal = "attestbox/attestd/seal/1"
 
+	domainAttestdCertify = "attestbox/attestd/certify/1"
+	domainAttestdProgram = "attestbox/attestd/program/1"
+
 	exporterLaunch  = "EXPORTER-attestbox-launch-1"
 	exporterCertify = "EXPORTER-attestbox-certify-1"
 )
 
 func domains() []string {
 	return []string{domainLaunch, domainOutcome, domainPayload, domainLearnID, domainCertify, domainAttestd, domainPolicy, domainClaim,
-		domainAttestdSign, domainAttestdKey, domainAttestdSeal,
+		domainAttestdSign, domainAttestdKey, domainAttestdSeal, domainAttestdCertify, domainAttestdProgram,
 		exporterLaunch, exporterCertify}
 }
