@@ -45,7 +45,7 @@ func runAdd(_ context.Context, env *applet.Env, args []string) error {
 func (f *folder) addFiles(names []string, days int, ovmf string) error {
 	var lines []string
 	for _, name := range names {
-		b, err := readFile(f.env, name, claim.MaxPolicy)
+		b, err := applet.ReadFile(f.env, name, claim.MaxPolicy)
 		if err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func digestOf(path, ovmf string) (string, error) {
 	if st.IsDir() || filepath.Base(path) == image.RecordName {
 		return imageDigest(path, ovmf)
 	}
-	b, err := readFile(nil, path, maxProgram)
+	b, err := applet.ReadFile(nil, path, maxProgram)
 	if err != nil {
 		return "", err
 	}

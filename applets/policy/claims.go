@@ -121,7 +121,7 @@ func imageDigest(dir, ovmf string) (string, error) {
 	var firmware []byte
 	var err error
 	if ovmf != "" {
-		if firmware, err = readFile(nil, ovmf, 64<<20); err != nil {
+		if firmware, err = applet.ReadFile(nil, ovmf, 64<<20); err != nil {
 			return "", err
 		}
 	}
@@ -158,7 +158,7 @@ func runImport(_ context.Context, env *applet.Env, args []string) error {
 	if len(pos) != 1 {
 		return fs.Usage("want one file")
 	}
-	b, err := readFile(env, pos[0], 16<<20)
+	b, err := applet.ReadFile(env, pos[0], 16<<20)
 	if err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func (f *explainFlags) policy(now time.Time) (*claim.VerifiedPolicy, error) {
 // explain gives the proof or what fails; a nil explanation is that nothing could
 // be looked at.
 func (f *explainFlags) explain(v *claim.VerifiedPolicy, report string, now time.Time) (*explanation, error) {
-	raw, err := readFile(f.env, report, 64<<10)
+	raw, err := applet.ReadFile(f.env, report, 64<<10)
 	if err == nil {
 		raw, err = appraise.DecodeReport(raw)
 	}
@@ -193,7 +193,7 @@ func failed(fs []appraise.Finding) (out []appraise.Finding) {
 }
 
 func (f *explainFlags) endorsements() (e appraise.Endorsements, err error) {
-	b, err := readFile(f.env, f.vek, 64<<10)
+	b, err := applet.ReadFile(f.env, f.vek, 64<<10)
 	if err != nil {
 		return e, err
 	}
@@ -206,7 +206,7 @@ func (f *explainFlags) endorsements() (e appraise.Endorsements, err error) {
 	}
 	e.VEK = certs[0]
 	if f.chain != "" {
-		if b, err = readFile(f.env, f.chain, 64<<10); err == nil {
+		if b, err = applet.ReadFile(f.env, f.chain, 64<<10); err == nil {
 			e.ASK, e.ARK, err = appraise.DecodeChain(b)
 		}
 		if err != nil {

@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -64,7 +63,7 @@ func (f *folder) open(env *applet.Env, fs *applet.FlagSet) error {
 
 // text reads policy.txt.
 func (f *folder) text() ([]byte, *claim.Policy, error) {
-	b, err := readFile(nil, f.path(textName), claim.MaxPolicy)
+	b, err := applet.ReadFile(nil, f.path(textName), claim.MaxPolicy)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -77,7 +76,7 @@ func (f *folder) text() ([]byte, *claim.Policy, error) {
 
 // cert reads the policy certificate.
 func (f *folder) cert() (*x509.Certificate, error) {
-	b, err := readFile(nil, f.path(certName), maxKeyFile)
+	b, err := applet.ReadFile(nil, f.path(certName), maxKeyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +101,7 @@ func (f *folder) signed() (*claim.VerifiedPolicy, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := readFile(nil, f.path(signedName), claim.MaxPolicy)
+	b, err := applet.ReadFile(nil, f.path(signedName), claim.MaxPolicy)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +114,7 @@ func (f *folder) signed() (*claim.VerifiedPolicy, error) {
 
 // key opens the policy key.
 func (f *folder) key() (crypto.Signer, error) {
-	content, err := readSecret(f.env, f.path(keyName), maxKeyFile)
+	content, err := applet.ReadSecret(f.env, f.path(keyName), maxKeyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +127,7 @@ func (f *folder) key() (crypto.Signer, error) {
 		}
 	}
 	if f.identity != "" {
-		if p.private, err = readSecret(f.env, f.identity, maxKeyFile); err != nil {
+		if p.private, err = applet.ReadSecret(f.env, f.identity, maxKeyFile); err != nil {
 			return nil, err
 		}
 	}
@@ -231,56 +230,12 @@ func writeFile(path string, b []byte, mode fs.FileMode) error {
 	return nil
 }
 
-func readSecret(env *applet.Env, name string, max int) (*secret.Bytes, error) {
-	r := env.Stdin
-	if name != "-" {
-		file, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		defer file.Close()
-		r = file
-	}
-	s, err := secret.ReadAll(r, max)
-	if err == nil && s.Len() == 0 {
-		err = errors.New("it is empty")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading %q: %w", name, err)
-	}
-	return s, nil
-}
-
 // readPassphrase reads a passphrase without the line's end.
 func readPassphrase(env *applet.Env, name string) (*secret.Bytes, error) {
-	s, err := readSecret(env, name, 4096)
+	s, err := applet.ReadSecret(env, name, 4096)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Zero()
 	return secret.Copy(bytes.TrimRight(s.Bytes(), "\r\n")), nil
-}
-
-// readFile reads a bounded file that is not secret; - is stdin where there is
-// an env.
-func readFile(env *applet.Env, name string, max int64) ([]byte, error) {
-	var r io.Reader
-	if name == "-" && env != nil {
-		r = env.Stdin
-	} else {
-		file, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		defer file.Close()
-		r = file
-	}
-	b, err := io.ReadAll(io.LimitReader(r, max+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("reading %q: %w", name, err)
-	case int64(len(b)) > max:
-		return nil, fmt.Errorf("reading %q: more than %d bytes", name, max)
-	}
-	return b, nil
 }

@@ -53,7 +53,7 @@ func runInit(_ context.Context, env *applet.Env, args []string) error {
 		}
 	}
 	if public != "" {
-		if p.public, err = readFile(env, public, maxKeyFile); err != nil {
+		if p.public, err = applet.ReadFile(env, public, maxKeyFile); err != nil {
 			return err
 		}
 	}

@@ -49,7 +49,7 @@ func (f *folder) issuers(v *claim.VerifiedPolicy, cert *x509.Certificate, key cr
 // hasIssuer says whether the folder has a certificate of the key that lasts
 // until end.
 func (f *folder) hasIssuer(name string, pub crypto.PublicKey, policy *x509.Certificate, end time.Time) bool {
-	b, err := readFile(nil, f.path(name), maxKeyFile)
+	b, err := applet.ReadFile(nil, f.path(name), maxKeyFile)
 	if err != nil {
 		return false
 	}

@@ -92,7 +92,7 @@ func runDiff(_ context.Context, env *applet.Env, args []string) error {
 	}
 	var ps [2]*claim.Policy
 	for i, name := range pos {
-		b, err := readFile(env, name, claim.MaxPolicy)
+		b, err := applet.ReadFile(env, name, claim.MaxPolicy)
 		if err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ import (
 // publicKey reads a key from PEM: PUBLIC KEY or CERTIFICATE. cert is nil for
 // the former.
 func publicKey(env *applet.Env, file string) (spki, cert []byte, err error) {
-	b, err := readFile(env, file, 1<<20)
+	b, err := applet.ReadFile(env, file, 1<<20)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -157,7 +157,7 @@ func runTrustRoot(_ context.Context, env *applet.Env, args []string) error {
 // intermediates declares the certificates of a file that its root has signed,
 // for evidence that brings none. They are trusted through the root alone.
 func intermediates(p *claim.Policy, file, product string, root []byte) (lines []string, err error) {
-	b, err := readFile(nil, file, 1<<20)
+	b, err := applet.ReadFile(nil, file, 1<<20)
 	if err != nil {
 		return nil, err
 	}

@@ -136,7 +136,7 @@ func parseID(s string) (id wire.Hex32, err error) {
 func readSecrets(env *applet.Env, sec *server.Secrets, diskKey string, named applet.Strings) error {
 	var err error
 	if diskKey != "" {
-		if sec.DiskKey, err = servercmd.ReadSecret(env, diskKey, maxDiskKey); err != nil {
+		if sec.DiskKey, err = applet.ReadSecret(env, diskKey, maxDiskKey); err != nil {
 			return fmt.Errorf("disk key: %w", err)
 		}
 		if n := sec.DiskKey.Len(); n < minDiskKey {
@@ -148,7 +148,7 @@ func readSecrets(env *applet.Env, sec *server.Secrets, diskKey string, named app
 		if !ok || !wire.ValidSecretName(name) {
 			return applet.Usage("-secret %.80q: want NAME=FILE, NAME of letters, digits, dot, hyphen and underscore", s)
 		}
-		value, err := servercmd.ReadSecret(env, file, maxNamedSecret)
+		value, err := applet.ReadSecret(env, file, maxNamedSecret)
 		if err != nil {
 			return fmt.Errorf("secret %q: %w", name, err)
 		}
@@ -171,7 +171,7 @@ func refuseReleased(f *servercmd.StateFlags, env *applet.Env, sec *server.Secret
 	seal := key.File
 	switch {
 	case f.PlatformKey != "":
-		if seal, err = servercmd.ReadSecret(env, f.PlatformKey, sealed.MaxFileKey); err != nil {
+		if seal, err = applet.ReadSecret(env, f.PlatformKey, sealed.MaxFileKey); err != nil {
 			return fmt.Errorf("reading the platform key: %w", err)
 		}
 		defer seal.Zero()
@@ -204,7 +204,7 @@ func readHeader(env *applet.Env, name string, key *secret.Bytes) (*wire.HeaderRe
 		return nil, fmt.Errorf("reading header %q: %w", name, err)
 	}
 	if first[0] != 'L' {
-		b, err := servercmd.ReadFile(env, name, 64<<10)
+		b, err := applet.ReadFile(env, name, 64<<10)
 		if err != nil {
 			return nil, fmt.Errorf("reading header record: %w", err)
 		}

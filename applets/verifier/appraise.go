@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"attestbox/internal/applet"
@@ -186,7 +185,7 @@ func (f *appraiseFlags) loadPolicy(opt *appraise.Options) (*appraise.Policy, err
 	}
 	p := &appraise.Policy{Products: map[snp.Product]appraise.ProductPolicy{snp.Milan: {}, snp.Genoa: {}, snp.Turin: {}}}
 	if f.policy != "" {
-		b, err := readInput(nil, f.policy, maxInput)
+		b, err := applet.ReadFile(nil, f.policy, maxInput)
 		if err != nil {
 			return nil, fmt.Errorf("reading policy: %w", err)
 		}
@@ -225,14 +224,14 @@ func (f *appraiseFlags) badPolicy(err error) error {
 // load reads report and certificates. A file that cannot be read is a failure;
 // one that was read and is no report, or no certificate, is refused evidence.
 func (f *appraiseFlags) load(env *applet.Env) (report []byte, e appraise.Endorsements, err error) {
-	raw, err := readInput(env, f.report, maxInput)
+	raw, err := applet.ReadFile(env, f.report, maxInput)
 	if err != nil {
 		return nil, e, fmt.Errorf("reading report: %w", err)
 	}
 	if report, err = appraise.DecodeReport(raw); err != nil {
 		return nil, e, unusable("REPORT", code.ReportMalformed, f.report, err, fmt.Sprintf("%d bytes, raw or in hex", snp.ReportSize))
 	}
-	b, err := readInput(env, f.vek, maxInput)
+	b, err := applet.ReadFile(env, f.vek, maxInput)
 	if err != nil {
 		return nil, e, fmt.Errorf("reading VEK: %w", err)
 	}
@@ -245,7 +244,7 @@ func (f *appraiseFlags) load(env *applet.Env) (report []byte, e appraise.Endorse
 	}
 	e.VEK = certs[0]
 	if f.chain != "" {
-		if b, err = readInput(env, f.chain, maxInput); err != nil {
+		if b, err = applet.ReadFile(env, f.chain, maxInput); err != nil {
 			return nil, e, fmt.Errorf("reading chain: %w", err)
 		}
 		if e.ASK, e.ARK, err = appraise.DecodeChainOf(e.VEK, b); err != nil {
@@ -253,7 +252,7 @@ func (f *appraiseFlags) load(env *applet.Env) (report []byte, e appraise.Endorse
 		}
 	}
 	if f.crl != "" {
-		if e.CRL, err = readInput(env, f.crl, maxCRL); err != nil {
+		if e.CRL, err = applet.ReadFile(env, f.crl, maxCRL); err != nil {
 			return nil, e, fmt.Errorf("reading revocation list: %w", err)
 		}
 		if len(e.CRL) == 0 { // would count as none given
@@ -272,7 +271,7 @@ func (f *appraiseFlags) loadRoots(env *applet.Env) (*appraise.Roots, error) {
 	if f.root == "" {
 		return amdroots.Load()
 	}
-	b, err := readInput(env, f.root, maxInput)
+	b, err := applet.ReadFile(env, f.root, maxInput)
 	if err != nil {
 		return nil, fmt.Errorf("reading roots: %w", err)
 	}
@@ -281,29 +280,6 @@ func (f *appraiseFlags) loadRoots(env *applet.Env) (*appraise.Roots, error) {
 		return nil, applet.WithHint(fmt.Errorf("reading roots %q: %w", f.root, err), "-root takes an ARK, self-signed, in PEM or DER; -product says of which product")
 	}
 	return roots, nil
-}
-
-// readInput reads a file, or stdin for "-", of at most max bytes.
-func readInput(env *applet.Env, path string, max int64) ([]byte, error) {
-	var r io.Reader
-	if path == "-" && env != nil {
-		r = env.Stdin
-	} else {
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer file.Close()
-		r = file
-	}
-	b, err := io.ReadAll(io.LimitReader(r, max+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%q: %w", path, err)
-	case int64(len(b)) > max:
-		return nil, fmt.Errorf("%q is larger than %d bytes", path, max)
-	}
-	return b, nil
 }
 
 func fixedHex(to []byte, name, text string) error {

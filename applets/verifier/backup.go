@@ -53,7 +53,7 @@ func runBackup(ctx context.Context, env *applet.Env, args []string) error {
 	case *pubFile == "" || *out == "" || fs.NArg() > 0:
 		return fs.Usage("want -recipient and -out, and nothing else")
 	}
-	pub, err := servercmd.ReadFile(env, *pubFile, 64<<10)
+	pub, err := applet.ReadFile(env, *pubFile, 64<<10)
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func runRestore(ctx context.Context, env *applet.Env, args []string) error {
 	case *identity == "" || *in == "" || fs.NArg() > 0:
 		return fs.Usage("want -identity and -in, and nothing else")
 	}
-	private, err := servercmd.ReadSecret(env, *identity, 64<<10)
+	private, err := applet.ReadSecret(env, *identity, 64<<10)
 	if err != nil {
 		return fmt.Errorf("reading backup key: %w", err)
 	}
@@ -112,7 +112,7 @@ func runRestore(ctx context.Context, env *applet.Env, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%q: %w", *identity, err)
 	}
-	backup, err := servercmd.ReadFile(env, *in, server.MaxBackup+64<<10)
+	backup, err := applet.ReadFile(env, *in, server.MaxBackup+64<<10)
 	if err != nil {
 		return err
 	}

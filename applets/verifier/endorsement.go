@@ -39,7 +39,7 @@ func runAddEndorsement(_ context.Context, env *applet.Env, args []string) error 
 		return err
 	}
 	for _, name := range f.Args() {
-		b, err := servercmd.ReadFile(env, name, 1<<20)
+		b, err := applet.ReadFile(env, name, 1<<20)
 		if err != nil {
 			return err
 		}

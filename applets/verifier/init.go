@@ -44,7 +44,7 @@ func (r *rulesFlags) config(env *applet.Env, fs *applet.FlagSet) (cfg server.Con
 	case r.policy != "" && (len(r.products) > 0 && len(r.roots) == 0 || len(r.chips) > 0):
 		return cfg, nil, fs.Usage("-policy excludes -product and -chip")
 	case r.policy != "":
-		b, err := servercmd.ReadFile(env, r.policy, 1<<20)
+		b, err := applet.ReadFile(env, r.policy, 1<<20)
 		if err != nil {
 			return cfg, nil, err
 		}
@@ -81,7 +81,7 @@ func (r *rulesFlags) config(env *applet.Env, fs *applet.FlagSet) (cfg server.Con
 func (r *rulesFlags) readRoots(env *applet.Env) ([]server.Root, error) {
 	roots := []server.Root{}
 	for _, name := range r.roots {
-		b, err := servercmd.ReadFile(env, name, 64<<10)
+		b, err := applet.ReadFile(env, name, 64<<10)
 		if err != nil {
 			return nil, err
 		}

@@ -16,7 +16,6 @@ import (
 	"attestbox/internal/image"
 	"attestbox/internal/measure"
 	"attestbox/internal/server"
-	"attestbox/internal/servercmd"
 )
 
 // maxFirmware and maxCmdline bound what is read to measure; kernel and
@@ -162,7 +161,7 @@ func firmware(name string) ([]byte, error) {
 	if name == "" {
 		return measure.SyntheticFirmware(), nil
 	}
-	return servercmd.ReadFile(nil, name, maxFirmware)
+	return applet.ReadFile(nil, name, maxFirmware)
 }
 
 func computeDigest(cfg measure.Config, kernel, initrd string) (string, error) {
@@ -209,7 +208,7 @@ func (l *launchFlags) fromImage(dir string) (none server.Measurement, err error)
 		dir = filepath.Dir(dir)
 	}
 	name := filepath.Join(dir, "image.json")
-	b, err := servercmd.ReadFile(nil, name, maxRecord)
+	b, err := applet.ReadFile(nil, name, maxRecord)
 	if err != nil {
 		return none, applet.WithHint(err, "make the folder with: mkimage build -out DIR ...")
 	}
@@ -228,7 +227,7 @@ func (l *launchFlags) fromImage(dir string) (none server.Measurement, err error)
 	case !m.Complete:
 		return none, incomplete("image %q: its launch digest is incomplete: %s", dir, m.Why)
 	}
-	cmdline, err := servercmd.ReadFile(nil, filepath.Join(dir, "cmdline"), maxCmdline)
+	cmdline, err := applet.ReadFile(nil, filepath.Join(dir, "cmdline"), maxCmdline)
 	if err != nil {
 		return none, err
 	}

@@ -177,7 +177,7 @@ func domainConfig(ctx context.Context, st *server.State, policy, cert, issuer st
 	}
 	spki := sha256.Sum256(tlsCert.Leaf.RawSubjectPublicKeyInfo)
 	for _, name := range claims {
-		b, err := ReadFile(nil, name, claim.MaxSignedClaim)
+		b, err := applet.ReadFile(nil, name, claim.MaxSignedClaim)
 		if err != nil {
 			return c, err
 		}
@@ -191,12 +191,12 @@ func domainConfig(ctx context.Context, st *server.State, policy, cert, issuer st
 			return c, fmt.Errorf("%q: it is not about this server's key", name)
 		}
 	}
-	c.Policy = func() ([]byte, error) { return ReadFile(nil, policy, claim.MaxPolicy) }
+	c.Policy = func() ([]byte, error) { return applet.ReadFile(nil, policy, claim.MaxPolicy) }
 	return c, nil
 }
 
 func readCert(name string) (*x509.Certificate, error) {
-	b, err := ReadFile(nil, name, 64<<10)
+	b, err := applet.ReadFile(nil, name, 64<<10)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +226,7 @@ func (f *domainFlags) readIssuerKey(ctx context.Context, st *server.State) (cryp
 	} else if info.Mode().Perm()&0o077 != 0 {
 		return fail(fmt.Errorf("mode %04o lets others read it, want 0600", info.Mode().Perm()))
 	}
-	b, err := ReadSecret(nil, f.issuerKey, 64<<10)
+	b, err := applet.ReadSecret(nil, f.issuerKey, 64<<10)
 	if err != nil {
 		return fail(err)
 	}

@@ -121,7 +121,7 @@ func (f *StateFlags) Key(env *applet.Env) (sealed.Key, error) {
 			return sealed.Key{}, err
 		}
 	}
-	b, err := ReadSecret(env, name, max)
+	b, err := applet.ReadSecret(env, name, max)
 	if err != nil {
 		return sealed.Key{}, fmt.Errorf("reading the seal key: %w", err)
 	}
@@ -195,53 +195,6 @@ func realPath(path string) (string, error) {
 		return "", err
 	}
 	return filepath.Abs(path)
-}
-
-// ReadSecret reads a file; - is stdin where there is an env.
-func ReadSecret(env *applet.Env, name string, max int) (*secret.Bytes, error) {
-	var r io.Reader
-	if name == "-" && env != nil {
-		r = env.Stdin
-	} else {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		r = f
-	}
-	s, err := secret.ReadAll(r, max)
-	if err != nil {
-		return nil, fmt.Errorf("reading %q: %w", name, err)
-	}
-	if s.Len() == 0 {
-		return nil, fmt.Errorf("reading %q: it is empty", name)
-	}
-	return s, nil
-}
-
-// ReadFile reads a bounded file that is not secret; - is stdin where there is
-// an env.
-func ReadFile(env *applet.Env, name string, max int64) ([]byte, error) {
-	var r io.Reader
-	if name == "-" && env != nil {
-		r = env.Stdin
-	} else {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		r = f
-	}
-	b, err := io.ReadAll(io.LimitReader(r, max+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %q: %w", name, err)
-	}
-	if int64(len(b)) > max {
-		return nil, fmt.Errorf("reading %q: more than %d bytes", name, max)
-	}
-	return b, nil
 }
 
 // NewDir makes the folder of a new state; one that holds something is refused.
