@@ -226,14 +226,14 @@ func (f *appraiseFlags) badPolicy(err error) error {
 func (f *appraiseFlags) load(env *applet.Env) (report []byte, e appraise.Endorsements, err error) {
 	raw, err := applet.ReadFile(env, f.report, maxInput)
 	if err != nil {
-		return nil, e, fmt.Errorf("reading report: %w", err)
+		return nil, e, fmt.Errorf("report: %w", err)
 	}
 	if report, err = appraise.DecodeReport(raw); err != nil {
 		return nil, e, unusable("REPORT", code.ReportMalformed, f.report, err, fmt.Sprintf("%d bytes, raw or in hex", snp.ReportSize))
 	}
 	b, err := applet.ReadFile(env, f.vek, maxInput)
 	if err != nil {
-		return nil, e, fmt.Errorf("reading VEK: %w", err)
+		return nil, e, fmt.Errorf("VEK: %w", err)
 	}
 	certs, err := appraise.DecodeCerts(b)
 	if err == nil && len(certs) != 1 {
@@ -245,7 +245,7 @@ func (f *appraiseFlags) load(env *applet.Env) (report []byte, e appraise.Endorse
 	e.VEK = certs[0]
 	if f.chain != "" {
 		if b, err = applet.ReadFile(env, f.chain, maxInput); err != nil {
-			return nil, e, fmt.Errorf("reading chain: %w", err)
+			return nil, e, fmt.Errorf("chain: %w", err)
 		}
 		if e.ASK, e.ARK, err = appraise.DecodeChainOf(e.VEK, b); err != nil {
 			return nil, e, unusable("CHAIN", code.VEKChain, f.chain, err, "an ASK and an ARK, DER or PEM")
@@ -253,7 +253,7 @@ func (f *appraiseFlags) load(env *applet.Env) (report []byte, e appraise.Endorse
 	}
 	if f.crl != "" {
 		if e.CRL, err = applet.ReadFile(env, f.crl, maxCRL); err != nil {
-			return nil, e, fmt.Errorf("reading revocation list: %w", err)
+			return nil, e, fmt.Errorf("revocation list: %w", err)
 		}
 		if len(e.CRL) == 0 { // would count as none given
 			return nil, e, unusable("CRL", code.CRLBad, f.crl, errors.New("empty"), "a revocation list in DER")

@@ -171,7 +171,7 @@ func TestExitCodes(t *testing.T) {
 		{"root without a root", with(report, vek, chain, write("ask", c.ASK.Raw), "-signature-only"), 1, "self-signed"},
 		{"no such report", with(report+"x", vek, chain, root, "-signature-only"), 1, "no such file"},
 		{"empty report", with(write("empty", nil), vek, chain, root, "-signature-only"), 3, "report-malformed"},
-		{"huge report", with(write("huge", make([]byte, 65<<10)), vek, chain, root, "-signature-only"), 1, "larger"},
+		{"huge report", with(write("huge", make([]byte, 65<<10)), vek, chain, root, "-signature-only"), 1, "more than 65536 bytes"},
 		{"bad policy", with(report, vek, chain, root, "-policy", write("p", []byte(`{"products": {}}`))), 1, "appraisal-policy"},
 		{"nothing to judge by", with(report, vek, chain, root), 3, "give -policy or -measurement"},
 		{"both", with(report, vek, chain, root, "-signature-only", "-measurement", digest), 2, "-signature-only"},
