@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -38,7 +39,9 @@ func Parse(s string) (Addr, error) {
 	} else if strings.Count(rest, ":") == 1 {
 		return Addr{}, fmt.Errorf("server address %q: %v", s, err)
 	} else {
-		host = strings.Trim(host, "[]")
+		if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
+			host = strings.TrimSuffix(inner, "]")
+		}
 	}
 	n, err := strconv.ParseUint(port, 10, 32)
 	if err != nil || n == 0 {
@@ -46,7 +49,7 @@ func Parse(s string) (Addr, error) {
 	}
 	switch scheme {
 	case "tcp":
-		if n > 65535 || host == "" {
+		if n > 65535 || !validHost(host) {
 			return Addr{}, fmt.Errorf("server address %q: host %q, port %s", s, host, port)
 		}
 		return Addr{Network: "tcp", Host: host, Port: uint32(n)}, nil
@@ -58,6 +61,15 @@ func Parse(s string) (Addr, error) {
 		return Addr{Network: "vsock", CID: uint32(cid), Port: uint32(n)}, nil
 	}
 	return Addr{}, fmt.Errorf("server address %q: scheme %q is neither tcp nor vsock", s, scheme)
+}
+
+// validHost takes names and IPv4 addresses, and IPv6 addresses without brackets.
+func validHost(host string) bool {
+	if strings.Contains(host, ":") {
+		_, err := netip.ParseAddr(host)
+		return err == nil
+	}
+	return host != "" && !strings.ContainsAny(host, "[]/@%?# \t\r\n\x00")
 }
 
 func (a Addr) String() string {
