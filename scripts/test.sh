@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$root"
 export ATTESTBOX_CI=1
 long=${1:-}
-fuzztime=${FUZZTIME:-2s}
+fuzztime=${FUZZTIME:-1s}
 [ "$long" = long ] && fuzztime=${FUZZTIME:-10m}
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
