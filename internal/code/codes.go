@@ -8,6 +8,7 @@ const (
 	NotTmpfs     Code = "not-tmpfs"
 	ConfigBad    Code = "config-bad"
 	PlatformNone Code = "platform-none"
+	KeySocket    Code = "key-socket"
 
 	// the launch protocol, seen by the guest
 	LaunchRefused   Code = "launch-refused"
@@ -198,6 +199,7 @@ var table = map[Code]string{
 	NotTmpfs:     "a secret was to be written to a file system that is not tmpfs or ramfs",
 	ConfigBad:    "a configuration file is malformed or names an unknown key",
 	PlatformNone: "no attestation device was found",
+	KeySocket:    "the disk key was not given over the key socket",
 
 	LaunchRefused:   "the verifier refused to release anything to this VM",
 	LaunchMalformed: "a protocol message was malformed, too large or out of order",
