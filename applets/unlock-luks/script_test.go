@@ -40,7 +40,7 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 func newDisk(dir, name, uuid string) error {
 	key := secret.Random(32)
 	defer key.Zero()
-	header, v, rec, err := luks.Format(key, luks.Params{UUID: uuid})
+	header, v, rec, err := luks.Format(key, luks.Params{UUID: uuid, Integrity: luks.IntegrityNone})
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{dir: t.TempDir(), key: secret.Random(32)}
 	t.Cleanup(f.key.Zero)
-	header, v, record, err := luks.Format(f.key, luks.Params{UUID: testUUID})
+	header, v, record, err := luks.Format(f.key, luks.Params{UUID: testUUID, Integrity: luks.IntegrityNone})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -92,7 +92,7 @@ func owner(dir string, psp *snpsim.PSP) error {
 	if err != nil {
 		return err
 	}
-	header, vol, rec, err := luks.Format(key, luks.Params{UUID: uuid, SectorSize: 4096})
+	header, vol, rec, err := luks.Format(key, luks.Params{UUID: uuid, Integrity: luks.IntegrityNone, SectorSize: 4096})
 	if err != nil {
 		return err
 	}

@@ -68,16 +68,19 @@ func describe(uuid string) string { return "attestbox:" + uuid }
 
 // tableOf is the table for a volume on the device major:minor of size bytes.
 func tableOf(name string, v *luks.Volume, major, minor uint32, size int64) (table, error) {
-	if !luks.ValidUUID(v.UUID) || v.Cipher != luks.Cipher || v.VolumeKey.Len() != luks.KeyBytes ||
+	if !luks.ValidUUID(v.UUID) || v.Suite == nil || v.VolumeKey.Len() != v.Suite.KeyBytes ||
 		(v.SectorSize != 512 && v.SectorSize != 4096) || v.Offset <= 0 || v.Offset%int64(v.SectorSize) != 0 {
 		return table{}, errors.New("volume is incomplete")
+	}
+	if v.Suite.TagBytes != 0 {
+		return table{}, fmt.Errorf("integrity %q is not mapped yet", v.Suite.Integrity)
 	}
 	// The device may end in the middle of an encryption sector.
 	data := (size - v.Offset) / int64(v.SectorSize) * int64(v.SectorSize)
 	if data <= 0 {
 		return table{}, code.Wrap(code.LUKSTruncated, fmt.Errorf("the device is %d bytes, its data begins at %d", size, v.Offset))
 	}
-	params := fmt.Sprintf("%s :%d:logon:%s 0 %d:%d %d", v.Cipher, luks.KeyBytes, describe(v.UUID), major, minor, v.Offset/sector)
+	params := fmt.Sprintf("%s :%d:logon:%s 0 %d:%d %d", v.Suite.DMCipher, v.Suite.KeyBytes, describe(v.UUID), major, minor, v.Offset/sector)
 	if v.SectorSize != sector {
 		params += fmt.Sprintf(" 1 sector_size:%d", v.SectorSize)
 	}
@@ -144,8 +147,8 @@ func load(name string, t table, v *luks.Volume, device string) error {
 		Length:        t.sectors * sector,
 		BackendDevice: device,
 		BackendOffset: uint64(v.Offset),
-		Encryption:    v.Cipher,
-		KeyID:         fmt.Sprintf(":%d:logon:%s", luks.KeyBytes, describe(v.UUID)),
+		Encryption:    v.Suite.DMCipher,
+		KeyID:         fmt.Sprintf(":%d:logon:%s", v.Suite.KeyBytes, describe(v.UUID)),
 		SectorSize:    uint64(v.SectorSize),
 	}
 	if err := devmapper.Create(name, t.uuid); err != nil {

@@ -17,7 +17,11 @@ import (
 const testUUID = "01234567-89ab-cdef-0123-456789abcdef"
 
 func testVolume(t testing.TB) *luks.Volume {
-	v := &luks.Volume{VolumeKey: secret.Random(luks.KeyBytes), Offset: 1 << 20, SectorSize: 4096, Cipher: luks.Cipher, UUID: testUUID}
+	suite, err := luks.SuiteNamed(luks.IntegrityNone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &luks.Volume{VolumeKey: secret.Random(suite.KeyBytes), Offset: 1 << 20, SectorSize: 4096, Suite: suite, UUID: testUUID}
 	t.Cleanup(v.Close)
 	return v
 }
@@ -44,7 +48,8 @@ func TestTableOf(t *testing.T) {
 		t.Error("the key is in the table")
 	}
 	for name, change := range map[string]func(*luks.Volume){
-		"cipher":      func(v *luks.Volume) { v.Cipher = "cipher_null-ecb" },
+		"suite":       func(v *luks.Volume) { v.Suite = nil },
+		"short key":   func(v *luks.Volume) { v.VolumeKey = secret.New(63) },
 		"no key":      func(v *luks.Volume) { v.VolumeKey = nil },
 		"UUID":        func(v *luks.Volume) { v.UUID = "x 0 1:1 0" },
 		"sector size": func(v *luks.Volume) { v.SectorSize = 8192 },

@@ -17,7 +17,7 @@ func TestVictimOpens(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer vol.Close()
-	if hex.EncodeToString(vol.HeaderDigest[:]) != v.record.Digest || vol.Offset != v.record.SegmentOffset || vol.UUID != testUUID || vol.VolumeKey.Len() != KeyBytes {
+	if hex.EncodeToString(vol.HeaderDigest[:]) != v.record.Digest || vol.Offset != v.record.SegmentOffset || vol.UUID != testUUID || vol.VolumeKey.Len() != 64 {
 		t.Errorf("volume %+v", vol)
 	}
 	if results, ok := Check(v.header, v.record, Limits{}); !ok || len(results) != len(rules)+2 {
@@ -145,8 +145,10 @@ func TestMetadataAttacks(t *testing.T) {
 		{"sector size 512", `"sector_size":4096`, `"sector_size":512`, code.LUKSSectorSize, false},
 		{"sector size 1024", `"sector_size":4096`, `"sector_size":1024`, code.LUKSSectorSize, true},
 		{"sector size 0", `"sector_size":4096`, `"sector_size":0`, code.LUKSSectorSize, true},
-		{"integrity", iv, iv + `,"integrity":{"type":"hmac(sha256)","journal_encryption":"none","journal_integrity":"none"}`, code.LUKSIntegrity, true},
-		{"integrity none", iv, iv + `,"integrity":{"type":"none"}`, code.LUKSIntegrity, true},
+		{"integrity", iv, iv + `,"integrity":{"type":"hmac(sha256)","journal_encryption":"none","journal_integrity":"none"}`, code.LUKSIntegrity, false},
+		{"integrity none", iv, iv + `,"integrity":{"type":"none","journal_encryption":"none","journal_integrity":"none"}`, code.LUKSIntegrity, true},
+		{"integrity as text", iv, iv + `,"integrity":"hmac(sha256)"`, code.LUKSJSON, true},
+		{"cipher of GCM", `"iv_tweak":"0","encryption":"aes-xts-plain64"`, `"iv_tweak":"0","encryption":"aes-gcm-random"`, code.LUKSCipher, true},
 		{"segment flags", iv, iv + `,"flags":["backup-previous"]`, code.LUKSReencrypt, true},
 
 		// re-encryption, tokens, requirements; CVE-2025-58356

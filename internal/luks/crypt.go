@@ -49,15 +49,15 @@ func pbkdf2(password *secret.Bytes, salt []byte, iterations uint64, n int) *secr
 // derive is the keyslot's key from the released one; the rules bounded its cost.
 func (k *kdf) derive(key *secret.Bytes, salt []byte) *secret.Bytes {
 	if k.Type == "pbkdf2" {
-		return pbkdf2(key, salt, *k.Iterations, KeyBytes)
+		return pbkdf2(key, salt, *k.Iterations, slotKeyBytes)
 	}
-	return secret.Take(argon2.IDKey(key.Bytes(), salt, uint32(*k.Time), uint32(*k.Memory), uint8(*k.CPUs), KeyBytes))
+	return secret.Take(argon2.IDKey(key.Bytes(), salt, uint32(*k.Time), uint32(*k.Memory), uint8(*k.CPUs), slotKeyBytes))
 }
 
 // newXTS is AES-256-XTS over a 64-byte key.
 func newXTS(key *secret.Bytes) (*xts.Cipher, error) {
-	if key.Len() != KeyBytes {
-		return nil, fmt.Errorf("key is %d bytes, want %d", key.Len(), KeyBytes)
+	if key.Len() != slotKeyBytes {
+		return nil, fmt.Errorf("key is %d bytes, want %d", key.Len(), slotKeyBytes)
 	}
 	return xts.NewCipher(aes.NewCipher, key.Bytes())
 }
@@ -86,29 +86,30 @@ func xor(dst, src []byte) {
 	}
 }
 
-// afMerge recovers a key of KeyBytes from its stripes (afSize bytes).
-func afMerge(stripes []byte) *secret.Bytes {
-	key := secret.New(KeyBytes)
+// afMerge recovers a key of n bytes from its afStripes stripes.
+func afMerge(stripes []byte, n int) *secret.Bytes {
+	key := secret.New(n)
 	d := key.Bytes()
 	for i := range afStripes - 1 {
-		xor(d, stripes[i*KeyBytes:(i+1)*KeyBytes])
+		xor(d, stripes[i*n:(i+1)*n])
 		diffuse(d)
 	}
-	xor(d, stripes[(afStripes-1)*KeyBytes:afSize])
+	xor(d, stripes[(afStripes-1)*n:afStripes*n])
 	return key
 }
 
 // afSplit fills the last stripe so that afMerge gives key; all others must
 // already hold random bytes.
 func afSplit(key *secret.Bytes, stripes []byte) {
-	acc := secret.New(KeyBytes)
+	n := key.Len()
+	acc := secret.New(n)
 	defer acc.Zero()
 	d := acc.Bytes()
 	for i := range afStripes - 1 {
-		xor(d, stripes[i*KeyBytes:(i+1)*KeyBytes])
+		xor(d, stripes[i*n:(i+1)*n])
 		diffuse(d)
 	}
-	last := stripes[(afStripes-1)*KeyBytes : afSize]
+	last := stripes[(afStripes-1)*n : afStripes*n]
 	copy(last, key.Bytes())
 	xor(last, d)
 }

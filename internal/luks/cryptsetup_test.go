@@ -50,11 +50,16 @@ func TestCryptsetupOpensOurs(t *testing.T) {
 		{"512 and label", Params{SectorSize: 512, Label: "root of <vm> & co"}},
 		{"as cryptsetup's own size", Params{HeaderArea: 16 << 20}},
 		{"larger headers, more iterations", Params{HdrSize: 64 << 10, Iterations: 5000}},
-		{"smallest", Params{HeaderArea: MinHeaderArea}},
+		{"hmac", Params{Integrity: IntegrityHMAC}},
+		{"hmac, smallest", Params{Integrity: IntegrityHMAC, SectorSize: 512, HeaderArea: suites[1].minHeaderArea()}},
+		{"smallest", Params{HeaderArea: suites[0].minHeaderArea()}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			key := testKey(t)
 			tc.p.UUID = testUUID
+			if tc.p.Integrity == "" {
+				tc.p.Integrity = IntegrityNone
+			}
 			header, v, record, err := Format(key, tc.p)
 			if err != nil {
 				t.Fatal(err)
@@ -105,7 +110,7 @@ func sameAsOracle(t *testing.T, img string, key *secret.Bytes, v *Volume) {
 	defer dev.Close()
 	for _, slot := range dev.Slots() {
 		if ov, err := dev.UnsealVolume(slot, key.Bytes()); err == nil {
-			if ov.StorageOffset != uint64(v.Offset) || ov.StorageSectorSize != uint64(v.SectorSize) || ov.StorageEncryption != v.Cipher {
+			if ov.StorageOffset != uint64(v.Offset) || ov.StorageSectorSize != uint64(v.SectorSize) || ov.StorageEncryption != v.Suite.Cipher {
 				t.Errorf("luks.go: offset %d, sector %d, cipher %s", ov.StorageOffset, ov.StorageSectorSize, ov.StorageEncryption)
 			}
 			return

@@ -7,7 +7,8 @@
 // compared with the registered one before anything in them is looked at. Then
 // every rule is checked, each with an error and a code of its own; docs/luks.md
 // lists them. Cipher, sector size, offset and integrity are chosen by the
-// registered record and only compared with the header.
+// registered record and only compared with the header; suite.go has the few
+// combinations that are served.
 //
 // Binary header (4096 bytes, integers big-endian), once at offset 0 and once,
 // as secondary header, at offset hdr_size:
@@ -30,8 +31,12 @@
 //
 // After the two headers comes the keyslot area, up to the data segment.
 //
-// What it does not check: that the data segment is complete or authentic (bare
-// XTS has no integrity), and that the disk is the newest copy of itself.
+// In front of data with integrity stands dm-integrity's superblock, which the
+// header does not cover: see superblock.go.
+//
+// What it does not check: that the data segment is complete or authentic (that
+// is the kernel's; bare XTS has no integrity), and that the disk is the newest
+// copy of itself.
 package luks
 
 const (
@@ -66,19 +71,14 @@ const (
 
 	// MaxHeaderArea bounds what is read and hashed: twice cryptsetup's default.
 	MaxHeaderArea = 32 << 20
-	// MinHeaderArea holds the two smallest headers and one keyslot.
-	MinHeaderArea = 2*minHdrSize + areaSize
 
-	// Cipher is the only data and keyslot cipher: AES-256 in XTS mode.
+	// Cipher is every keyslot's cipher, and the data's where its suite says
+	// so: AES-256 in XTS mode.
 	Cipher = "aes-xts-plain64"
-	// KeyBytes is the size of the volume key and of the keyslot's key.
-	KeyBytes = 64
-	// IntegrityNone is the record's name for bare XTS.
-	IntegrityNone = "none"
+	// slotKeyBytes is the size of the key of a keyslot's area.
+	slotKeyBytes = 64
 
 	afStripes = 4000
-	afSize    = KeyBytes * afStripes                        // 256000
-	areaSize  = (afSize + areaAlign - 1) &^ (areaAlign - 1) // 258048
 	areaAlign = 4096
 
 	saltSize   = 32

@@ -27,6 +27,7 @@ const (
 type Params struct {
 	UUID       string    // 36 lower-case characters; required
 	Label      string    // at most 47 bytes; may be empty
+	Integrity  string    // IntegrityHMAC or IntegrityNone; required, so that bare XTS is a decision
 	SectorSize int       // 512 or 4096; 0 is DefaultSectorSize
 	HeaderArea int64     // offset of the data; 0 is DefaultHeaderArea
 	HdrSize    int64     // of one header; 0 is 16 KiB
@@ -34,7 +35,8 @@ type Params struct {
 	Rand       io.Reader // nil is crypto/rand
 }
 
-func (p *Params) defaults() error {
+// suite checks p and fills in its defaults.
+func (p *Params) suite() (*Suite, error) {
 	if p.SectorSize == 0 {
 		p.SectorSize = DefaultSectorSize
 	}
@@ -50,21 +52,28 @@ func (p *Params) defaults() error {
 	if p.Rand == nil {
 		p.Rand = rand.Reader
 	}
-	switch {
-	case !ValidUUID(p.UUID):
-		return fmt.Errorf("UUID %q is malformed", clip(p.UUID))
-	case len(p.Label) >= lenLabel || bytes.ContainsFunc([]byte(p.Label), func(r rune) bool { return r < 0x20 || r == 0x7f }):
-		return fmt.Errorf("label is longer than %d bytes or holds a control character", lenLabel-1)
-	case p.SectorSize != 512 && p.SectorSize != 4096:
-		return fmt.Errorf("sector size is %d, want 512 or 4096", p.SectorSize)
-	case !validHdrSize(uint64(p.HdrSize)):
-		return fmt.Errorf("header size is %d, want a power of two from %d to %d", p.HdrSize, minHdrSize, maxHdrSize)
-	case p.HeaderArea < 2*p.HdrSize+areaSize || p.HeaderArea > MaxHeaderArea || p.HeaderArea%areaAlign != 0:
-		return fmt.Errorf("header area is %d bytes, want a multiple of %d from %d to %d", p.HeaderArea, areaAlign, 2*p.HdrSize+areaSize, MaxHeaderArea)
-	case p.Iterations < minIterations || p.Iterations > maxIterations:
-		return fmt.Errorf("iterations are %d, want %d to %d", p.Iterations, minIterations, maxIterations)
+	if p.Integrity != IntegrityHMAC && p.Integrity != IntegrityNone {
+		return nil, fmt.Errorf("integrity is %q, want %q or %q: the others use random nonces of 96 bits", clip(p.Integrity), IntegrityHMAC, IntegrityNone)
 	}
-	return nil
+	suite, err := SuiteNamed(p.Integrity)
+	if err != nil {
+		return nil, err
+	}
+	switch least := 2*p.HdrSize + suite.areaSize(); {
+	case !ValidUUID(p.UUID):
+		return nil, fmt.Errorf("UUID %q is malformed", clip(p.UUID))
+	case len(p.Label) >= lenLabel || bytes.ContainsFunc([]byte(p.Label), func(r rune) bool { return r < 0x20 || r == 0x7f }):
+		return nil, fmt.Errorf("label is longer than %d bytes or holds a control character", lenLabel-1)
+	case p.SectorSize != 512 && p.SectorSize != 4096:
+		return nil, fmt.Errorf("sector size is %d, want 512 or 4096", p.SectorSize)
+	case !validHdrSize(uint64(p.HdrSize)):
+		return nil, fmt.Errorf("header size is %d, want a power of two from %d to %d", p.HdrSize, minHdrSize, maxHdrSize)
+	case p.HeaderArea < least || p.HeaderArea > MaxHeaderArea || p.HeaderArea%areaAlign != 0:
+		return nil, fmt.Errorf("header area is %d bytes, want a multiple of %d from %d to %d", p.HeaderArea, areaAlign, least, MaxHeaderArea)
+	case p.Iterations < minIterations || p.Iterations > maxIterations:
+		return nil, fmt.Errorf("iterations are %d, want %d to %d", p.Iterations, minIterations, maxIterations)
+	}
+	return suite, nil
 }
 
 // Format makes the header area of a new volume with a random volume key, as
@@ -72,13 +81,14 @@ func (p *Params) defaults() error {
 // to the data. It returns the area, the opened volume (the caller closes it)
 // and the record to register. The caller keeps key and wipes it.
 func Format(key *secret.Bytes, p Params) (header []byte, v *Volume, record *wire.HeaderRecord, err error) {
-	if err := p.defaults(); err != nil {
+	suite, err := p.suite()
+	if err != nil {
 		return nil, nil, nil, fmt.Errorf("formatting LUKS header: %w", err)
 	}
 	if key.Len() < MinKey {
 		return nil, nil, nil, fmt.Errorf("formatting LUKS header: key is %d bytes, want at least %d random ones", key.Len(), MinKey)
 	}
-	vk := secret.New(KeyBytes)
+	vk := secret.New(suite.KeyBytes)
 	defer vk.Zero()
 	salts := make([]byte, 2*saltSize+2*lenSalt)
 	for _, b := range [][]byte{vk.Bytes(), salts} {
@@ -93,9 +103,9 @@ func Format(key *secret.Bytes, p Params) (header []byte, v *Volume, record *wire
 	iter := uint64(p.Iterations)
 	hash := "sha256"
 	slot := keyslot{
-		Type: "luks2", KeySize: KeyBytes,
+		Type: "luks2", KeySize: uint64(suite.KeyBytes),
 		AF:   af{"luks1", afStripes, "sha256"},
-		Area: layout(2*p.HdrSize, areaSize),
+		Area: layout(2*p.HdrSize, suite.areaSize()),
 		KDF:  kdf{Type: "pbkdf2", Hash: &hash, Iterations: &iter, Salt: base64.StdEncoding.EncodeToString(kdfSalt)},
 	}
 	if err := sealSlot(area, vk, key, &slot.KDF, kdfSalt, p.Rand); err != nil {
@@ -108,7 +118,7 @@ func Format(key *secret.Bytes, p Params) (header []byte, v *Volume, record *wire
 		Tokens:   map[string]json.RawMessage{},
 		Segments: map[string]segment{"0": {
 			Type: "crypt", Offset: strconv.FormatInt(p.HeaderArea, 10), Size: "dynamic", IVTweak: "0",
-			Encryption: Cipher, SectorSize: uint64(p.SectorSize),
+			Encryption: suite.Cipher, SectorSize: uint64(p.SectorSize), Integrity: suite.header(),
 		}},
 		Digests: map[string]keyDigest{"0": {
 			Type: "pbkdf2", Keyslots: []string{"0"}, Segments: []string{"0"}, Hash: "sha256", Iterations: iter,
@@ -135,12 +145,13 @@ func Format(key *secret.Bytes, p Params) (header []byte, v *Volume, record *wire
 }
 
 func layout(offset, size int64) area {
-	return area{Type: "raw", Offset: strconv.FormatInt(offset, 10), Size: strconv.FormatInt(size, 10), Encryption: Cipher, KeySize: KeyBytes}
+	return area{Type: "raw", Offset: strconv.FormatInt(offset, 10), Size: strconv.FormatInt(size, 10), Encryption: Cipher, KeySize: slotKeyBytes}
 }
 
 // sealSlot writes vk, split and encrypted under key, to the start of area.
 func sealSlot(area []byte, vk, key *secret.Bytes, k *kdf, salt []byte, random io.Reader) error {
-	stripes := secret.New(afSize)
+	size := vk.Len() * afStripes
+	stripes := secret.New(size)
 	defer stripes.Zero()
 	if _, err := io.ReadFull(random, stripes.Bytes()); err != nil {
 		return err
@@ -152,7 +163,7 @@ func sealSlot(area []byte, vk, key *secret.Bytes, k *kdf, salt []byte, random io
 	if err != nil {
 		return err
 	}
-	for i := 0; i < afSize; i += areaSector {
+	for i := 0; i < size; i += areaSector {
 		c.Encrypt(area[i:i+areaSector], stripes.Bytes()[i:i+areaSector], uint64(i/areaSector))
 	}
 	return nil

@@ -21,10 +21,11 @@ func seedHeader(v *victim) []byte {
 func FuzzHeader(f *testing.F) {
 	v := newVictimFrom(f, &endless{}) // every worker process needs the same one
 	f.Add(seedHeader(v), true)
+	f.Add(seedHeader(newVictimWith(f, IntegrityHMAC, &endless{})), true)
 	f.Add(v.header[:2*minHdrSize], false)
 	f.Add([]byte(magicPrimary), false)
 	f.Fuzz(func(t *testing.T, data []byte, mend bool) {
-		h := make([]byte, 2*minHdrSize+2*areaSize)
+		h := make([]byte, 2*minHdrSize+2*suites[0].areaSize())
 		copy(h, data)
 		if size := binary.BigEndian.Uint64(h[offHdrSize:]); mend && validHdrSize(size) && size <= uint64(len(h))/2 {
 			b := h[size : 2*size]
@@ -45,7 +46,7 @@ func FuzzHeader(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if s.areaOffset+afSize > uint64(len(h)) || s.segOffset > uint64(len(h)) {
+		if s.areaOffset+uint64(s.suite.afSize()) > uint64(len(h)) || s.segOffset > uint64(len(h)) {
 			t.Fatal("accepted what lies outside")
 		}
 		if err := CheckRecord(record); err != nil {
@@ -105,7 +106,7 @@ func FuzzRecord(f *testing.F) {
 		if json.Unmarshal(data, &r) != nil || CheckRecord(&r) != nil {
 			return
 		}
-		if r.Size > MaxHeaderArea || r.Size < MinHeaderArea {
+		if r.Size > MaxHeaderArea || r.Size < 2*minHdrSize {
 			t.Fatal("size out of bounds")
 		}
 		vol, err := Open(bytes.NewReader(v.header), &r, v.key)

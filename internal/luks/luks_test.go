@@ -76,8 +76,8 @@ func TestHeaderIsReadOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	vol.Close()
-	if c.reads != 1 || vol.Cipher != Cipher {
-		t.Errorf("%d reads, cipher %s", c.reads, vol.Cipher)
+	if c.reads != 1 || vol.Suite != &suites[0] {
+		t.Errorf("%d reads, cipher %s", c.reads, vol.Suite.Cipher)
 	}
 }
 
@@ -113,8 +113,15 @@ func TestRecords(t *testing.T) {
 		"null cipher":        func(r *wire.HeaderRecord) { r.Cipher = "cipher_null-ecb" },
 		"key bytes":          func(r *wire.HeaderRecord) { r.KeyBytes = 32 },
 		"no integrity named": func(r *wire.HeaderRecord) { r.Integrity = "" },
-		"other integrity":    func(r *wire.HeaderRecord) { r.Integrity = "hmac-sha256" },
-		"everything absent":  func(r *wire.HeaderRecord) { *r = wire.HeaderRecord{} },
+		"other integrity":    func(r *wire.HeaderRecord) { r.Integrity = IntegrityHMAC },
+		"key too long":       func(r *wire.HeaderRecord) { r.KeyBytes = 96 },
+		"unknown integrity":  func(r *wire.HeaderRecord) { r.Integrity = "hmac(sha256)" },
+		"integrity of GCM":   func(r *wire.HeaderRecord) { r.Integrity, r.KeyBytes = IntegrityGCM, 32 },
+		"cipher of GCM":      func(r *wire.HeaderRecord) { r.Cipher = "aes-gcm-random" },
+		"no room for 96": func(r *wire.HeaderRecord) {
+			r.Integrity, r.KeyBytes, r.Size, r.SegmentOffset = IntegrityHMAC, 96, 290816, 290816
+		},
+		"everything absent": func(r *wire.HeaderRecord) { *r = wire.HeaderRecord{} },
 	} {
 		r := *v.record
 		change(&r)
@@ -144,7 +151,7 @@ func TestFlipEveryByte(t *testing.T) {
 		}
 		h[i] ^= 1 << (i % 8)
 	}
-	for i := 2 * minHdrSize; i < 2*minHdrSize+afSize; i += 1777 {
+	for i := 2 * minHdrSize; i < 2*minHdrSize+suites[0].afSize(); i += 1777 {
 		h[i] ^= 1
 		if _, err := Open(bytes.NewReader(h), v.registered(h), v.key); err == nil {
 			t.Errorf("byte %d of the keyslot may be changed", i)
@@ -193,13 +200,19 @@ func TestFormatRefuses(t *testing.T) {
 		"label with NUL":  {UUID: testUUID, Label: "a\x00b"},
 		"sector size":     {UUID: testUUID, SectorSize: 2048},
 		"header size":     {UUID: testUUID, HdrSize: 12345},
-		"area too small":  {UUID: testUUID, HeaderArea: MinHeaderArea - 4096},
+		"area too small":  {UUID: testUUID, HeaderArea: suites[0].minHeaderArea() - 4096},
 		"area too large":  {UUID: testUUID, HeaderArea: MaxHeaderArea + 4096},
 		"area unaligned":  {UUID: testUUID, HeaderArea: 1<<20 + 512},
 		"few iterations":  {UUID: testUUID, Iterations: 999},
 		"many iterations": {UUID: testUUID, Iterations: 1_000_001},
+		"no integrity":    {UUID: testUUID, Integrity: " "},
+		"nonces":          {UUID: testUUID, Integrity: IntegrityGCM},
+		"area for a key":  {UUID: testUUID, Integrity: IntegrityHMAC, HeaderArea: suites[0].minHeaderArea()},
 		"no randomness":   {UUID: testUUID, Rand: strings.NewReader("short")},
 	} {
+		if p.Integrity == "" {
+			p.Integrity = IntegrityNone
+		}
 		if _, v, _, err := Format(key, p); err == nil {
 			v.Close()
 			t.Errorf("%s: accepted", name)
@@ -226,7 +239,7 @@ func (e *endless) Read(p []byte) (int, error) {
 func TestFormatFollowsItsRandomness(t *testing.T) {
 	var sums [3][32]byte
 	for i, r := range []io.Reader{&endless{}, &endless{}, nil} {
-		header, v, _, err := Format(testKey(t), Params{UUID: testUUID, Rand: r})
+		header, v, _, err := Format(testKey(t), Params{UUID: testUUID, Integrity: IntegrityNone, Rand: r})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -255,21 +268,27 @@ func TestPBKDF2(t *testing.T) {
 }
 
 func TestAFSplitter(t *testing.T) {
-	key := secret.Random(KeyBytes)
+	for i := range suites {
+		testAFSplitter(t, suites[i].KeyBytes)
+	}
+}
+
+func testAFSplitter(t *testing.T, n int) {
+	key := secret.Random(n)
 	defer key.Zero()
-	stripes := secret.Random(afSize)
+	stripes := secret.Random(n * afStripes)
 	defer stripes.Zero()
 	afSplit(key, stripes.Bytes())
-	got := afMerge(stripes.Bytes())
+	got := afMerge(stripes.Bytes(), n)
 	defer got.Zero()
 	if !got.Equal(key) {
 		t.Error("merge does not undo split")
 	}
 	stripes.Bytes()[0] ^= 1
-	other := afMerge(stripes.Bytes())
+	other := afMerge(stripes.Bytes(), n)
 	defer other.Zero()
 	same := 0
-	for i := range sha256.Size { // diffusion works on blocks of this size
+	for i := range min(n, sha256.Size) { // diffusion works on blocks of this size
 		if other.Bytes()[i] == key.Bytes()[i] {
 			same++
 		}
@@ -281,7 +300,7 @@ func TestAFSplitter(t *testing.T) {
 
 // The hex example of docs/luks.md: the binary header that Format writes.
 func TestHeaderExample(t *testing.T) {
-	header, v, _, err := Format(testKey(t), Params{UUID: testUUID, Label: "root", Rand: &endless{}})
+	header, v, _, err := Format(testKey(t), Params{UUID: testUUID, Integrity: IntegrityNone, Label: "root", Rand: &endless{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,8 +63,17 @@ type segment struct {
 	Encryption string `json:"encryption"`
 	SectorSize uint64 `json:"sector_size"`
 
-	Integrity json.RawMessage `json:"integrity,omitempty"` // refused today
-	Flags     json.RawMessage `json:"flags,omitempty"`     // refused
+	Integrity *integrity      `json:"integrity,omitempty"`
+	Flags     json.RawMessage `json:"flags,omitempty"` // refused
+}
+
+// integrity names what dm-crypt authenticates with; the journal's two are
+// never used. A key_size, which newer cryptsetups write on request, is refused
+// as an unknown field.
+type integrity struct {
+	Type              string `json:"type"`
+	JournalEncryption string `json:"journal_encryption"`
+	JournalIntegrity  string `json:"journal_integrity"`
 }
 
 type keyDigest struct {

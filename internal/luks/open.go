@@ -15,11 +15,11 @@ import (
 
 // Volume is an opened LUKS2 volume: what a mapping needs. Its owner calls Close.
 type Volume struct {
-	VolumeKey    *secret.Bytes // KeyBytes long
+	VolumeKey    *secret.Bytes // Suite.KeyBytes long
 	Offset       int64         // of the data on the device, in bytes
 	SectorSize   int           // 512 or 4096
-	Cipher       string        // as dm-crypt names it
-	UUID         string        // 36 characters
+	Suite        *Suite
+	UUID         string // 36 characters
 	HeaderDigest [sha256.Size]byte
 }
 
@@ -64,7 +64,7 @@ func OpenWithin(r io.ReaderAt, want *wire.HeaderRecord, key *secret.Bytes, limit
 	if err != nil {
 		return nil, err
 	}
-	v := &Volume{VolumeKey: vk, Offset: want.SegmentOffset, SectorSize: want.SectorSize, Cipher: want.Cipher, UUID: want.UUID}
+	v := &Volume{VolumeKey: vk, Offset: want.SegmentOffset, SectorSize: want.SectorSize, Suite: s.suite, UUID: want.UUID}
 	hex.Decode(v.HeaderDigest[:], []byte(want.Digest)) // checked by CheckRecord
 	return v, nil
 }
@@ -77,13 +77,14 @@ func (s *state) unlock(key *secret.Bytes) (*secret.Bytes, error) {
 	if err != nil {
 		return nil, code.Wrap(code.LUKSWrongKey, err)
 	}
-	stripes := secret.New(afSize)
+	size := s.suite.afSize() // whole sectors for every suite
+	stripes := secret.New(size)
 	defer stripes.Zero()
-	src := s.buf[s.areaOffset : s.areaOffset+afSize]
-	for i := 0; i < afSize; i += areaSector {
+	src := s.buf[s.areaOffset : s.areaOffset+uint64(size)]
+	for i := 0; i < size; i += areaSector {
 		c.Decrypt(stripes.Bytes()[i:i+areaSector], src[i:i+areaSector], uint64(i/areaSector))
 	}
-	vk := afMerge(stripes.Bytes())
+	vk := afMerge(stripes.Bytes(), s.suite.KeyBytes)
 	sum := pbkdf2(vk, s.digSalt, s.dig.Iterations, digestSize)
 	defer sum.Zero()
 	if subtle.ConstantTimeCompare(sum.Bytes(), s.digValue) != 1 {

@@ -83,8 +83,8 @@ func Check(header []byte, want *wire.HeaderRecord, limits Limits) (results []Res
 	return results, ok
 }
 
-// CheckRecord refuses a record that this package does not serve: the only
-// cipher is aes-xts-plain64 with 64 bytes of key, the only integrity "none".
+// CheckRecord refuses a record that this package does not serve: cipher, size
+// of the key and integrity must be one of the suites'.
 func CheckRecord(r *wire.HeaderRecord) error {
 	bad := func(format string, a ...any) error {
 		return code.Wrap(code.LUKSRecord, fmt.Errorf("header record: "+format, a...))
@@ -92,24 +92,26 @@ func CheckRecord(r *wire.HeaderRecord) error {
 	if r == nil {
 		return bad("absent")
 	}
+	suite, err := SuiteNamed(r.Integrity)
+	if err != nil {
+		return bad("%w", err)
+	}
 	d, err := hex.DecodeString(r.Digest)
 	switch {
 	case err != nil || len(d) != sha256.Size || hex.EncodeToString(d) != r.Digest:
 		return bad("digest is not 64 lower-case hexadecimal digits")
 	case r.Size != r.SegmentOffset:
 		return bad("size %d is not the segment's offset %d", r.Size, r.SegmentOffset)
-	case r.Size < MinHeaderArea || r.Size > MaxHeaderArea || r.Size%areaAlign != 0:
-		return bad("size is %d, want a multiple of %d from %d to %d", r.Size, areaAlign, MinHeaderArea, MaxHeaderArea)
+	case r.Size < suite.minHeaderArea() || r.Size > MaxHeaderArea || r.Size%areaAlign != 0:
+		return bad("size is %d, want a multiple of %d from %d to %d", r.Size, areaAlign, suite.minHeaderArea(), MaxHeaderArea)
 	case !ValidUUID(r.UUID):
 		return bad("UUID %q is malformed", clip(r.UUID))
 	case r.SectorSize != 512 && r.SectorSize != 4096:
 		return bad("sector size is %d, want 512 or 4096", r.SectorSize)
-	case r.Cipher != Cipher:
-		return bad("cipher is %q, want %q", clip(r.Cipher), Cipher)
-	case r.KeyBytes != KeyBytes:
-		return bad("key is %d bytes, want %d", r.KeyBytes, KeyBytes)
-	case r.Integrity != IntegrityNone:
-		return bad("integrity is %q, want %q", clip(r.Integrity), IntegrityNone)
+	case r.Cipher != suite.Cipher:
+		return bad("cipher is %q, want %q for integrity %q", clip(r.Cipher), suite.Cipher, suite.Integrity)
+	case r.KeyBytes != suite.KeyBytes:
+		return bad("key is %d bytes, want %d for integrity %q", r.KeyBytes, suite.KeyBytes, suite.Integrity)
 	}
 	return nil
 }
@@ -142,8 +144,8 @@ func RecordOf(header []byte) (*wire.HeaderRecord, error) {
 		SegmentOffset: int64(s.segOffset),
 		SectorSize:    int(s.seg.SectorSize),
 		Cipher:        s.seg.Encryption,
-		KeyBytes:      KeyBytes,
-		Integrity:     IntegrityNone,
+		KeyBytes:      s.suite.KeyBytes,
+		Integrity:     s.suite.Integrity,
 	}
 	return r, CheckRecord(r)
 }

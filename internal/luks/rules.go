@@ -24,6 +24,7 @@ type state struct {
 	slotID string
 	slot   keyslot
 	seg    segment
+	suite  *Suite // chosen by want
 	dig    keyDigest
 
 	segOffset    uint64
@@ -69,14 +70,14 @@ var rules = []rule{
 	{5, code.LUKSRequirements, "no flags and no requirements", (*state).ruleRequirements},
 	{6, code.LUKSReencrypt, "no re-encryption", (*state).ruleReencrypt},
 	{6, code.LUKSReference, "digest refers to the keyslot and the segment", (*state).ruleReference},
-	{6, code.LUKSKeyslot, "keyslot is a luks2 one for 64 bytes, without priority", (*state).ruleKeyslot},
+	{6, code.LUKSKeyslot, "keyslot is a luks2 one for the cipher's key, without priority", (*state).ruleKeyslot},
 	{6, code.LUKSAF, "anti-forensic splitter is luks1, 4000 stripes, SHA-256", (*state).ruleAF},
 	{6, code.LUKSArea, "keyslot area is raw, aes-xts-plain64, 64 bytes", (*state).ruleArea},
 	{6, code.LUKSKDF, "key derivation is pbkdf2-sha256 or argon2id, salt 32 bytes", (*state).ruleKDF},
 	{6, code.LUKSKDFCost, "key derivation's cost is within limits", (*state).ruleKDFCost},
 	{6, code.LUKSKeyDigest, "volume key digest is pbkdf2-sha256, salt and digest 32 bytes", (*state).ruleKeyDigest},
 	{6, code.LUKSSegment, "segment is a crypt one over the rest of the device", (*state).ruleSegment},
-	{6, code.LUKSCipher, "cipher is aes-xts-plain64", (*state).ruleCipher},
+	{6, code.LUKSCipher, "cipher is a supported one and the registered one", (*state).ruleCipher},
 	{6, code.LUKSSectorSize, "sector size is 512 or 4096 and the registered one", (*state).ruleSectorSize},
 	{6, code.LUKSIntegrity, "integrity is the registered one", (*state).ruleIntegrity},
 	{6, code.LUKSGeometry, "sizes and offsets fit together and are the registered ones", (*state).ruleGeometry},
@@ -139,6 +140,7 @@ func (s *state) ruleObjects() error {
 	s.slotID, s.slot = only(s.md.Keyslots)
 	_, s.seg = only(s.md.Segments)
 	_, s.dig = only(s.md.Digests)
+	s.suite = suiteOf(s.want, &s.seg)
 	return nil
 }
 
@@ -198,7 +200,7 @@ func (s *state) ruleGeometry() error {
 	switch {
 	case json != s.hdrSize-binSize:
 		return fmt.Errorf("json_size is %d, want %d", json, s.hdrSize-binSize)
-	case slots%areaAlign != 0 || slots < areaSize || slots > MaxHeaderArea:
+	case slots%areaAlign != 0 || slots < uint64(s.suite.areaSize()) || slots > MaxHeaderArea:
 		return fmt.Errorf("keyslots_size is %d", slots)
 	case off < 2*s.hdrSize+slots || off > MaxHeaderArea || off%areaAlign != 0:
 		return fmt.Errorf("segment offset is %d, want a multiple of %d from %d to %d", off, areaAlign, 2*s.hdrSize+slots, MaxHeaderArea)

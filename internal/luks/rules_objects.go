@@ -11,8 +11,8 @@ func (s *state) ruleKeyslot() error {
 	switch k := s.slot; {
 	case k.Type != "luks2":
 		return fmt.Errorf("keyslot type is %q, want \"luks2\"", clip(k.Type))
-	case k.KeySize != KeyBytes:
-		return fmt.Errorf("keyslot key size is %d, want %d", k.KeySize, KeyBytes)
+	case k.KeySize != uint64(s.suite.KeyBytes):
+		return fmt.Errorf("keyslot key size is %d, want %d", k.KeySize, s.suite.KeyBytes)
 	case k.Priority != nil:
 		return errors.New("keyslot has a priority")
 	}
@@ -27,7 +27,7 @@ func (s *state) ruleAF() error {
 }
 
 func (s *state) ruleArea() error {
-	if a := s.slot.Area; a.Type != "raw" || a.Encryption != Cipher || a.KeySize != KeyBytes {
+	if a := s.slot.Area; a.Type != "raw" || a.Encryption != Cipher || a.KeySize != slotKeyBytes {
 		return fmt.Errorf("keyslot area is %q, %q with %d bytes of key", clip(a.Type), clip(a.Encryption), a.KeySize)
 	}
 	return nil
@@ -42,8 +42,8 @@ func (s *state) ruleAreaBounds() error {
 	if err != nil {
 		return err
 	}
-	if size != areaSize || off%areaAlign != 0 {
-		return fmt.Errorf("keyslot area of %d bytes at %d, want %d bytes at a multiple of %d", size, off, areaSize, areaAlign)
+	if want := uint64(s.suite.areaSize()); size != want || off%areaAlign != 0 {
+		return fmt.Errorf("keyslot area of %d bytes at %d, want %d bytes at a multiple of %d", size, off, want, areaAlign)
 	}
 	lo, hi := 2*s.hdrSize, 2*s.hdrSize+s.keyslotsSize
 	if off < lo || off > hi-size {
@@ -111,12 +111,8 @@ func (s *state) ruleSegment() error {
 }
 
 func (s *state) ruleCipher() error {
-	want := Cipher
-	if s.want != nil {
-		want = s.want.Cipher
-	}
-	if s.seg.Encryption != want {
-		return fmt.Errorf("cipher is %q, want %q", clip(s.seg.Encryption), want)
+	if s.seg.Encryption != s.suite.Cipher {
+		return fmt.Errorf("cipher is %q, want %q", clip(s.seg.Encryption), s.suite.Cipher)
 	}
 	return nil
 }
@@ -133,8 +129,17 @@ func (s *state) ruleSectorSize() error {
 }
 
 func (s *state) ruleIntegrity() error {
-	if s.seg.Integrity != nil {
-		return errors.New("segment names an integrity algorithm, which is not supported yet")
+	found, want := s.seg.Integrity, s.suite.header()
+	switch {
+	case found == nil && want == nil:
+		return nil
+	case want == nil:
+		return fmt.Errorf("segment names integrity %q, want none", clip(found.Type))
+	case found == nil:
+		return fmt.Errorf("segment names no integrity, want %q", want.Type)
+	case *found != *want:
+		return fmt.Errorf("integrity is %q with journal encryption %q and journal integrity %q, want %q, \"none\" and \"none\"",
+			clip(found.Type), clip(found.JournalEncryption), clip(found.JournalIntegrity), want.Type)
 	}
 	return nil
 }

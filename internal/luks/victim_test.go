@@ -22,9 +22,13 @@ type victim struct {
 func newVictim(t testing.TB) *victim { return newVictimFrom(t, nil) }
 
 func newVictimFrom(t testing.TB, random io.Reader) *victim {
+	return newVictimWith(t, IntegrityNone, random)
+}
+
+func newVictimWith(t testing.TB, integrity string, random io.Reader) *victim {
 	t.Helper()
 	key := testKey(t)
-	header, v, record, err := Format(key, Params{UUID: testUUID, HeaderArea: 2*minHdrSize + 2*areaSize, Rand: random})
+	header, v, record, err := Format(key, Params{UUID: testUUID, Integrity: integrity, HeaderArea: 2*minHdrSize + 2*suites[0].areaSize(), Rand: random})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,11 +16,14 @@ type HeaderRecord struct {
 	SegmentOffset int64 `json:"segment_offset"`
 	// SectorSize is the encryption sector, 512 or 4096 bytes.
 	SectorSize int `json:"sector_size"`
-	// Cipher is in dm-crypt's notation, "aes-xts-plain64".
+	// Cipher is the header's name for it: "aes-xts-plain64", or the cipher of
+	// an "aead-..." integrity.
 	Cipher string `json:"cipher"`
-	// KeyBytes is the size of the volume key: 64 for AES-256-XTS.
+	// KeyBytes is the size of the volume key: 64 for AES-256-XTS, 96 with
+	// HMAC-SHA-256; package luks knows which belongs to which integrity.
 	KeyBytes int `json:"key_bytes"`
-	// Integrity is "none" for bare XTS, else the integrity algorithm.
+	// Integrity is "none" for bare XTS, "hmac-sha256", or one of the AEAD
+	// modes, "aead-gcm", "aead-chacha20-poly1305" and "aead-aegis128".
 	Integrity string `json:"integrity"`
 }
 

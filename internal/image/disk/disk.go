@@ -71,7 +71,7 @@ func Build(ctx context.Context, key *secret.Bytes, o Options) (*Result, error) {
 		}
 	}
 	header, v, record, err := luks.Format(key, luks.Params{
-		UUID: o.UUID, Label: o.Label, SectorSize: o.SectorSize, HeaderArea: o.HeaderArea,
+		UUID: o.UUID, Label: o.Label, Integrity: luks.IntegrityNone, SectorSize: o.SectorSize, HeaderArea: o.HeaderArea,
 	})
 	if err != nil {
 		return nil, err
