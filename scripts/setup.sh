@@ -14,5 +14,6 @@ if [ "${1:-}" = test ]; then
   need cryptsetup cryptsetup-bin
   need gcc gcc libc6-dev # the race detector
   need git git
+  need mmdebstrap mmdebstrap
 fi
 install_missing

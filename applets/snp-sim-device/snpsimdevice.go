@@ -7,6 +7,9 @@
 //
 // There is no shell and no prompt: a failure prints one line and powers off.
 // It lies in no other image, and the launch digest of the image says so.
+//
+// Called as "snp-sim-device start" it starts the daemon and returns: for a
+// distribution's own initramfs, which has mounted /dev and loaded the modules.
 package snpsimdevice
 
 import (
@@ -33,12 +36,13 @@ const (
 	// ends everything else (systemd.io/ROOT_STORAGE_DAEMONS).
 	daemonName = "@snp-sim-device"
 	daemonArg  = "daemon"
+	startArg   = "start"
 
 	nextInit = "/bin/attestbox"
 	timeout  = 30 * time.Second // under emulation a module takes seconds
 )
 
-func run(_ context.Context, env *applet.Env, args []string) error {
+func run(ctx context.Context, env *applet.Env, args []string) error {
 	if os.Getpid() == 1 {
 		err := boot(env, args)
 		fmt.Fprintf(env.Stderr, "%s: %v; powering off\n", env.Name, err)
@@ -50,9 +54,14 @@ func run(_ context.Context, env *applet.Env, args []string) error {
 	if os.Args[0] == daemonName && len(args) == 1 && args[0] == daemonArg {
 		return daemon()
 	}
-	fs := env.Flags("(as /init of a simulator image)", "mkimage build -simulator ...")
+	fs := env.Flags("(as /init of a simulator image) | start", "mkimage build -simulator ...")
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	if fs.NArg() == 1 && fs.Arg(0) == startArg {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return start(ctx)
 	}
 	return applet.WithHint(errors.New("this is /init of simulator images and does nothing else"),
 		"snp-sim run starts such an image")
@@ -71,10 +80,7 @@ func boot(env *applet.Env, args []string) error {
 	if err := loadModules("/"); err != nil {
 		return err
 	}
-	if err := startDaemon(ctx); err != nil {
-		return err
-	}
-	if err := waitForDevice(ctx); err != nil {
+	if err := start(ctx); err != nil {
 		return err
 	}
 	for i := len(mounts) - 1; i >= 0; i-- {
@@ -85,6 +91,14 @@ func boot(env *applet.Env, args []string) error {
 	}
 	argv := append([]string{"init"}, args...)
 	return fmt.Errorf("starting %q: %w", nextInit, unix.Exec(nextInit, argv, os.Environ()))
+}
+
+// start leaves the daemon behind, and the device with it.
+func start(ctx context.Context) error {
+	if err := startDaemon(ctx); err != nil {
+		return err
+	}
+	return waitForDevice(ctx)
 }
 
 type mountPoint struct{ fs, dir string }
