@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,17 +20,6 @@ const (
 	maxArgs     = 256
 	maxDNS      = 3
 	maxOptions  = 16
-)
-
-var (
-	// A kernel block device: no folders below /dev, since nothing but devtmpfs
-	// makes nodes at this point, and links there could be anything.
-	deviceRE = regexp.MustCompile(`^/dev/[a-z][a-z0-9]{1,31}$`)
-	nameRE   = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
-	ifaceRE  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$`)
-	optionRE = regexp.MustCompile(`^[a-z][a-z0-9_]*(=[A-Za-z0-9_.:%/-]+)?$`)
-	sizeRE   = regexp.MustCompile(`^[1-9][0-9]{0,6}[KMG]$`)
-	hostRE   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$`)
 )
 
 // FSTypes are the file systems that a disk may hold. btrfs is not among them: it
@@ -124,14 +112,14 @@ func checkServer(s string) (tcp bool, err error) {
 		}
 		return true, nil
 	}
-	if !hostRE.MatchString(host) {
+	if !hostForm(host) {
 		return false, fmt.Errorf("%.80q: %.60q is not a host", s, host)
 	}
 	return true, nil
 }
 
 func (n *Network) check() error {
-	if n.Interface != "" && !ifaceRE.MatchString(n.Interface) {
+	if n.Interface != "" && !ifaceForm(n.Interface) {
 		return fmt.Errorf("%.40q is not an interface name", n.Interface)
 	}
 	if len(n.DNS) > maxDNS {
@@ -211,7 +199,7 @@ func (c *Config) checkRun() error {
 }
 
 func (p *Program) check() error {
-	if !nameRE.MatchString(p.Name) {
+	if !nameForm(p.Name) {
 		return fmt.Errorf("name %.40q: want a lower-case letter, then letters, digits, - and _, 32 in all", p.Name)
 	}
 	if len(p.Argv) == 0 || len(p.Argv) > maxArgs || !cleanPath(p.Argv[0]) {
@@ -278,7 +266,7 @@ func (s *State) check() error {
 		if s.Device != "" || s.Name != "" || s.FSType != "" || len(s.Options) > 0 {
 			return fmt.Errorf("state: device, name, fstype and options belong to type %q", StateDisk)
 		}
-		if !sizeRE.MatchString(s.Size) {
+		if !sizeForm(s.Size) {
 			return fmt.Errorf("state: size %.20q is not a number with K, M or G", s.Size)
 		}
 	case StateDisk:
@@ -299,9 +287,9 @@ var reservedDirs = []string{"/bin", "/dev", "/etc", "/init", "/lib", "/proc", "/
 
 func checkDisk(device, name, fstype string, options []string) error {
 	switch {
-	case !deviceRE.MatchString(device):
+	case !deviceForm(device):
 		return fmt.Errorf("device %.60q is not a kernel device such as /dev/vda or /dev/nvme0n1p2", device)
-	case !nameRE.MatchString(name) || name == "control":
+	case !nameForm(name) || name == "control":
 		return fmt.Errorf("name %.40q is not a mapping's name", name)
 	case !slices.Contains(FSTypes, fstype):
 		return fmt.Errorf("fstype %.20q is none of %s", fstype, strings.Join(FSTypes, ", "))
@@ -309,7 +297,7 @@ func checkDisk(device, name, fstype string, options []string) error {
 		return fmt.Errorf("%d options, at most %d", len(options), maxOptions)
 	}
 	for i, o := range options {
-		if len(o) > 80 || !optionRE.MatchString(o) || slices.Contains(options[:i], o) {
+		if !optionForm(o) || slices.Contains(options[:i], o) {
 			return fmt.Errorf("option %.80q is malformed or given twice", o)
 		}
 		if slices.Contains(remountOptions, o) {

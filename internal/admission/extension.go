@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"attestbox/internal/form"
 )
 
 // Object identifiers of the extensions; see the package comment.
@@ -51,7 +53,7 @@ func (id *Identity) parseExtension(der []byte) error {
 		return errors.New("admission extension: a field has the wrong size")
 	case e.PolicyVersion < 1:
 		return fmt.Errorf("admission extension: policy version %d", e.PolicyVersion)
-	case len(e.Platform) > maxName || !platformForm.MatchString(e.Platform):
+	case len(e.Platform) > maxName || !form.Hyphenated(e.Platform):
 		return fmt.Errorf("admission extension: platform %.64q", e.Platform)
 	}
 	id.Platform, id.PolicyVersion = e.Platform, uint64(e.PolicyVersion)

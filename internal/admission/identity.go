@@ -6,10 +6,11 @@ import (
 	"math/big"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"attestbox/internal/form"
 )
 
 // Identity is what an admission certificate says of its owner.
@@ -46,12 +47,6 @@ func (id *Identity) String() string {
 	return s
 }
 
-var (
-	domainForm   = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
-	roleForm     = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-	platformForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-)
-
 // Limits of what a certificate can hold.
 const (
 	maxDomain      = 253
@@ -65,7 +60,7 @@ const (
 // of lower-case letters, digits and hyphens joined by dots, and no IP address,
 // which name constraints do not cover.
 func CheckDomain(domain string) error {
-	if len(domain) > maxDomain || !domainForm.MatchString(domain) {
+	if len(domain) > maxDomain || !labels(domain) {
 		return fmt.Errorf("domain %.64q: want lower-case letters, digits, hyphens and single dots", domain)
 	}
 	if _, err := netip.ParseAddr(domain); err == nil {
@@ -74,9 +69,18 @@ func CheckDomain(domain string) error {
 	return nil
 }
 
+func labels(domain string) bool {
+	for label := range strings.SplitSeq(domain, ".") {
+		if !form.Bounded(label, form.Chars("a-z0-9"), form.Chars("a-z0-9-")) {
+			return false
+		}
+	}
+	return true
+}
+
 func (id *Identity) check() error {
 	switch {
-	case len(id.Platform) > maxName || !platformForm.MatchString(id.Platform):
+	case len(id.Platform) > maxName || !form.Hyphenated(id.Platform):
 		return fmt.Errorf("platform %.64q", id.Platform)
 	case id.PolicyVersion == 0 || id.PolicyVersion > 1<<63-1:
 		return fmt.Errorf("policy version %d", id.PolicyVersion)
@@ -98,7 +102,7 @@ func (id *Identity) checkNames() error {
 		return fmt.Errorf("%d roles, at most %d", len(id.Roles), maxRoles)
 	}
 	for i, r := range id.Roles {
-		if len(r) > maxName || !roleForm.MatchString(r) || i > 0 && id.Roles[i-1] >= r {
+		if len(r) > maxName || !form.Hyphenated(r) || i > 0 && id.Roles[i-1] >= r {
 			return fmt.Errorf("role %.64q is malformed, given twice or not in order", r)
 		}
 	}

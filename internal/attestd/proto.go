@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 
+	"attestbox/internal/form"
 	"attestbox/internal/strictjson"
 	"attestbox/internal/wire"
 )
@@ -116,10 +116,10 @@ type Response struct {
 	Size int `json:"size,omitempty"` // seal, unseal: bytes that follow
 }
 
-var contextForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]*$`)
-
 // ValidContext says whether a context has its form.
-func ValidContext(s string) bool { return len(s) <= MaxContext && contextForm.MatchString(s) }
+func ValidContext(s string) bool {
+	return len(s) <= MaxContext && form.Word(s, form.Chars("A-Za-z0-9"), form.Chars("A-Za-z0-9._:/@-"))
+}
 
 // check is the syntax of a request: which fields its operation takes.
 func (r *Request) check() error {

@@ -4,10 +4,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
 	"attestbox/internal/code"
+	"attestbox/internal/form"
 	"attestbox/internal/secret"
 	"attestbox/internal/store"
 )
@@ -89,13 +89,11 @@ type Entry struct {
 
 func (e Entry) String() string { return fmt.Sprintf("%s %s version %d", e.Type, e.Tag, e.Version) }
 
-var tagForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$`)
-
 // CheckTag says whether tag is one: segments of letters, digits, dot,
 // underscore and hyphen, separated by slashes, each beginning with a letter,
 // digit or underscore.
 func CheckTag(tag string) error {
-	if len(tag) > MaxTag || !tagForm.MatchString(tag) {
+	if len(tag) > MaxTag || !form.Words(tag, "/", form.Chars("A-Za-z0-9_"), form.Chars("A-Za-z0-9._-")) {
 		return fmt.Errorf("%w: tag %.140q", ErrInvalid, tag)
 	}
 	return nil

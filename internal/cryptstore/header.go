@@ -3,9 +3,9 @@ package cryptstore
 import (
 	"encoding/binary"
 	"fmt"
-	"regexp"
 	"slices"
 
+	"attestbox/internal/form"
 	"attestbox/internal/secret"
 )
 
@@ -39,16 +39,19 @@ type Header struct {
 	wrapped [wrappedSize]byte
 }
 
-var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
-var kindForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+var lower = form.Chars("a-z0-9")
 
 // CheckName says whether name can be a store's: lower-case letters, digits,
 // dot, underscore and hyphen, beginning with a letter or digit.
 func CheckName(name string) error {
-	if len(name) > MaxName || !nameForm.MatchString(name) {
+	if len(name) > MaxName || !form.Word(name, lower, form.Chars("a-z0-9._-")) {
 		return fmt.Errorf("%w: store name %.80q", ErrInvalid, name)
 	}
 	return nil
+}
+
+func kindForm(kind string) bool {
+	return len(kind) <= 32 && form.Word(kind, lower, form.Chars("a-z0-9-"))
 }
 
 func (h *Header) check() error {
@@ -58,7 +61,7 @@ func (h *Header) check() error {
 	switch {
 	case h.Epoch == 0:
 		return fmt.Errorf("%w: epoch 0", ErrInvalid)
-	case !kindForm.MatchString(h.Kind):
+	case !kindForm(h.Kind):
 		return fmt.Errorf("%w: kind of seal %.40q", ErrInvalid, h.Kind)
 	case len(h.Params) > MaxParams:
 		return fmt.Errorf("%w: seal parameters of %d bytes, at most %d", ErrInvalid, len(h.Params), MaxParams)

@@ -10,7 +10,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
+
+	"attestbox/internal/form"
 )
 
 // Limits that every driver enforces.
@@ -54,13 +55,13 @@ type Store interface {
 	Close() error
 }
 
-var keyForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*$`)
+var keyFirst, keyRest = form.Chars("a-z0-9"), form.Chars("a-z0-9._-")
 
 // CheckKey says whether key is a valid name: segments of lower-case letters,
 // digits, dot, underscore and hyphen, separated by slashes, each beginning
 // with a letter or digit.
 func CheckKey(key string) error {
-	if len(key) > MaxKey || !keyForm.MatchString(key) {
+	if len(key) > MaxKey || !form.Words(key, "/", keyFirst, keyRest) {
 		return fmt.Errorf("%w: key %.80q", ErrInvalid, key)
 	}
 	return nil

@@ -6,7 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"regexp"
+
+	"attestbox/internal/form"
 )
 
 // The certify protocol (ALPN attestbox-certify/1) has launch's shape: a begin,
@@ -25,12 +26,10 @@ const (
 	RoleAttester     = "attester" // a VM whose attestd attests to its programs
 )
 
-var roleName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-
 // ValidRole says whether a client may ask for a role of this name: 1 to 32
 // lower-case letters, digits and single hyphens within.
 func ValidRole(name string) bool {
-	return len(name) <= 32 && roleName.MatchString(name)
+	return len(name) <= 32 && form.Hyphenated(name)
 }
 
 // Limits of certify.
@@ -122,11 +121,11 @@ func exporter(cs *tls.ConnectionState, alpn, label string) (out [32]byte, err er
 	return out, nil
 }
 
-var domainName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
-
 // ValidDomain says whether a name can be a security domain's: lower-case
 // letters, digits, dots and hyphens.
-func ValidDomain(name string) bool { return len(name) <= MaxDomainName && domainName.MatchString(name) }
+func ValidDomain(name string) bool {
+	return len(name) <= MaxDomainName && form.Bounded(name, form.Chars("a-z0-9"), form.Chars("a-z0-9.-"))
+}
 
 func (m *CertifyBegin) check() error {
 	switch {

@@ -4,18 +4,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 
 	"attestbox/internal/code"
+	"attestbox/internal/form"
 )
 
 // MaxReport bounds a report, in bytes; an SNP report has 1184.
 const MaxReport = 16 << 10
 
-var codeForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-
 func checkCode(c code.Code) error {
-	if len(c) > 64 || !codeForm.MatchString(string(c)) {
+	if len(c) > 64 || !form.Hyphenated(string(c)) {
 		return errors.New("code is not lower case with hyphens")
 	}
 	return nil

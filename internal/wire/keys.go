@@ -2,10 +2,9 @@ package wire
 
 import (
 	"fmt"
-	"regexp"
-	"strings"
 
 	"attestbox/internal/code"
+	"attestbox/internal/form"
 )
 
 // The keys protocol (ALPN attestbox-keys/1): mutual TLS with admission
@@ -66,20 +65,10 @@ type KeyName struct {
 func (*KeyRequest) kind() string { return "key-request" }
 func (*KeyReply) kind() string   { return "key-reply" }
 
-var keySegment = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
-
 // ValidKeyName says whether a name is segments of letters, digits, "_", "." and
 // "-" joined by "/", none beginning with a dot or hyphen.
 func ValidKeyName(name string) bool {
-	if name == "" || len(name) > MaxKeyName {
-		return false
-	}
-	for _, s := range strings.Split(name, "/") {
-		if !keySegment.MatchString(s) {
-			return false
-		}
-	}
-	return true
+	return len(name) <= MaxKeyName && form.Words(name, "/", nameFirst, nameRest)
 }
 
 func (m *KeyRequest) check() error {

@@ -4,9 +4,9 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 
+	"attestbox/internal/form"
 	"attestbox/internal/secret"
 	"attestbox/internal/strictjson"
 )
@@ -51,11 +51,12 @@ func (p *Payload) Zero() {
 	}
 }
 
-var secretName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+// nameFirst and nameRest are the characters of names of secrets and keys.
+var nameFirst, nameRest = form.Chars("A-Za-z0-9_"), form.Chars("A-Za-z0-9._-")
 
 // ValidSecretName says whether a name can be a file in a flat folder.
 func ValidSecretName(name string) bool {
-	return len(name) <= MaxSecretName && secretName.MatchString(name)
+	return len(name) <= MaxSecretName && form.Word(name, nameFirst, nameRest)
 }
 
 // Size is the length of the encoding, in bytes.
