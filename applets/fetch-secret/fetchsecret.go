@@ -20,6 +20,7 @@ import (
 	"attestbox/internal/platform"
 	"attestbox/internal/platform/sevguest"
 	"attestbox/internal/secret"
+	"attestbox/internal/stockboot"
 	"attestbox/internal/wire"
 )
 
@@ -41,6 +42,7 @@ type options struct {
 	member      memberflags.Flags
 	policyGiven bool
 	keys        keyOptions
+	stock       stockOptions
 }
 
 func run(ctx context.Context, env *applet.Env, args []string) error {
@@ -63,6 +65,7 @@ func fetch(ctx context.Context, env *applet.Env, args []string, open func() (pla
 	fs.DurationVar(&o.timeout, "timeout", 0, "give up after `DURATION` (default: from -config, else 5m)")
 	fs.BoolVar(&o.verbose, "v", false, "say what is being tried")
 	o.keys.register(fs)
+	o.stock.register(fs)
 	o.member.Register(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -78,6 +81,9 @@ func fetch(ctx context.Context, env *applet.Env, args []string, open func() (pla
 			return fs.Usage("-%s goes with -key-server", name)
 		}
 	}
+	if o.stock.kind != "" || given["serve-key-socket"] || given["finish"] {
+		return o.runStock(ctx, env, fs, given, open)
+	}
 	crypttab := env.Getenv("CRYPTTAB_NAME") != ""
 	if err := o.check(fs, crypttab); err != nil {
 		return err
@@ -92,7 +98,7 @@ func fetch(ctx context.Context, env *applet.Env, args []string, open func() (pla
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if o.report != "" {
-		return exit(o.sendReport(ctx, cfg))
+		return exit(stockboot.SendOutcome(ctx, cfg, o.token, o.report))
 	}
 	sink, err := env.SecretSink(o.out, o.fd)
 	if err != nil {
@@ -178,7 +184,7 @@ func (o *options) deliver(rel *client.Release, sink *applet.SecretSink) error {
 		}
 	}
 	if o.token != "" {
-		if err := saveToken(o.token, rel); err != nil {
+		if err := stockboot.SaveOutcome(o.token, rel); err != nil {
 			return err
 		}
 	}

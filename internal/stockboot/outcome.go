@@ -1,4 +1,4 @@
-package fetchsecret
+package stockboot
 
 import (
 	"context"
@@ -13,11 +13,10 @@ import (
 	"attestbox/internal/wire"
 )
 
-// A token is what -report needs after fetch-secret itself has ended: both
-// possible outcomes, each already authenticated, as two protocol frames.
-// The outcome key itself is not kept.
-
-func saveToken(path string, rel *client.Release) error {
+// SaveOutcome keeps what a later process needs to report the outcome of rel in
+// a file on tmpfs: both possible outcomes, each already authenticated, as two
+// protocol frames. The outcome key itself is not kept.
+func SaveOutcome(path string, rel *client.Release) error {
 	var headers []wire.Hex32
 	for _, h := range rel.Payload.Headers {
 		var d wire.Hex32
@@ -44,8 +43,10 @@ type frames []byte
 
 func (f *frames) Write(b []byte) (int, error) { *f = append(*f, b...); return len(b), nil }
 
-func (o *options) sendReport(ctx context.Context, cfg client.Config) error {
-	f, err := os.Open(o.token)
+// SendOutcome reports one of the two, wire.ResultOpened or wire.ResultFailed,
+// waits for the acknowledgement and removes the file.
+func SendOutcome(ctx context.Context, cfg client.Config, path, result string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("reading the outcome file: %w", err)
 	}
@@ -54,13 +55,13 @@ func (o *options) sendReport(ctx context.Context, cfg client.Config) error {
 	for range 2 {
 		m, err := wire.Read(f)
 		if err != nil {
-			return fmt.Errorf("outcome file %q: %w", o.token, err)
+			return fmt.Errorf("outcome file %q: %w", path, err)
 		}
 		out, ok := m.(*wire.Outcome)
 		if !ok {
-			return fmt.Errorf("outcome file %q holds something else", o.token)
+			return fmt.Errorf("outcome file %q holds something else", path)
 		}
-		if out.Result == o.report {
+		if out.Result == result {
 			chosen = out
 		}
 	}
@@ -70,5 +71,5 @@ func (o *options) sendReport(ctx context.Context, cfg client.Config) error {
 	if _, err := client.SendOutcome(ctx, cfg, chosen); err != nil {
 		return err
 	}
-	return os.Remove(o.token)
+	return os.Remove(path)
 }
