@@ -45,6 +45,8 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	takeover := fs.Bool("takeover", false, "a second boot takes over from one that is pending or alive, with an alert (default)")
 	quarantine := fs.Bool("quarantine", false, "a second boot is refused until the owner clears the first (verifier instance clear)")
 	domain := fs.String("domain", "", "appraise it by the policy of this domain, `NAME`; launch digests then only narrow what the policy trusts, and may be left out")
+	var may mayFlags
+	may.register(fs)
 	note := fs.String("note", "", "free `TEXT` for people")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -63,7 +65,11 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if *quarantine {
 		inst.OnSecond = server.Quarantine
 	}
-	var err error
+	may.given(fs)
+	err := may.apply(inst)
+	if err != nil {
+		return err
+	}
 	if inst.ID, err = parseID(*id); err != nil {
 		return fs.Usage("-id: %v", err)
 	}

@@ -1,8 +1,10 @@
 package verifier
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"attestbox/internal/applet"
@@ -38,13 +40,19 @@ func stateOf(i *server.Instance, b *server.Boots) string {
 func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	verbs := map[string]func(context.Context, *applet.Env, *server.State, *instanceFlags) error{
 		"list": instanceList, "show": instanceShow, "allow": instanceAllow, "clear": instanceClear, "decommission": instanceDecommission,
+		"approve": instanceApprove, "reject": instanceReject, "rotate": instanceRotate,
 	}
 	if len(args) == 0 || verbs[args[0]] == nil {
-		return applet.WithHint(applet.Usage("want list, show, allow, clear or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
+		return applet.WithHint(applet.Usage("want list, show, allow, approve, reject, rotate, clear or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
 	}
 	verb := args[0]
 	var f instanceFlags
-	fs := env.Flags("list|show|allow|clear|decommission -state DIR -seal-key FILE [flags] [ID]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+map[bool]string{false: " ID"}[verb == "list"])
+	args1 := map[string]string{"list": "", "approve": " ID DIGEST", "reject": " ID DIGEST"}
+	operands, special := args1[verb]
+	if !special {
+		operands = " ID"
+	}
+	fs := env.Flags("list|show|allow|approve|reject|rotate|clear|decommission -state DIR -seal-key FILE [flags] [ID [DIGEST]]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+operands)
 	f.state.Register(fs)
 	switch verb {
 	case "list", "show":
@@ -52,6 +60,7 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	case "allow":
 		f.launch.register(fs)
 		fs.BoolVar(&f.only, "only", false, "and forget the launch digests allowed before")
+		f.may.register(fs)
 	case "decommission":
 		fs.BoolVar(&f.erase, "erase-key", false, "delete the disk key and the secrets too: the disk opens no more")
 	}
@@ -61,14 +70,16 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if err := f.state.Check(fs); err != nil {
 		return err
 	}
-	want := 1
-	if verb == "list" {
-		want = 0
-	}
+	want := len(strings.Fields(operands))
 	if fs.NArg() != want {
-		return fs.Usage("want %d instance IDs after the flags, got %d", want, fs.NArg())
+		return fs.Usage("want%s after the flags, got %d arguments", cmp.Or(operands, " nothing"), fs.NArg())
 	}
-	if want == 1 {
+	if want == 2 {
+		if f.digest = strings.ToLower(fs.Arg(1)); !wire.ValidDigest(f.digest) {
+			return fs.Usage("launch digest %.100q: want 96 hex digits", fs.Arg(1))
+		}
+	}
+	if want > 0 {
 		var err error
 		if fs.Arg(0) == "new" {
 			return fs.Usage("want an instance ID")
@@ -78,6 +89,9 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 		}
 	}
 	if verb == "allow" {
+		f.may.given(fs)
+	}
+	if verb == "allow" && !(f.may.any() && f.launch.none() && !f.only) {
 		var err error
 		if f.measurements, err = f.launch.measurements(); err != nil {
 			return err
@@ -102,6 +116,8 @@ type instanceFlags struct {
 	launch            launchFlags
 	measurements      []server.Measurement
 	id                wire.Hex32
+	digest            string
+	may               mayFlags
 	json, only, erase bool
 }
 
@@ -153,8 +169,16 @@ func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *ins
 	for _, m := range i.Measurements {
 		fmt.Fprintf(w, "launch       %s\n             %s\n", m.Digest, m.Source)
 	}
+	showNominations(w, i)
 	for _, h := range i.Headers {
-		fmt.Fprintf(w, "LUKS header  %s\n             %s, sectors of %d bytes, integrity %s\n", h.Digest, h.Cipher, h.SectorSize, h.Integrity)
+		scope := ""
+		if h.Scope != wire.ScopeWhole {
+			scope = ", the " + h.Scope + " copy alone"
+		}
+		fmt.Fprintf(w, "LUKS header  %s\n             %s, sectors of %d bytes, integrity %s%s\n", h.Digest, h.Cipher, h.SectorSize, h.Integrity, scope)
+	}
+	if i.Rotation != wire.RotationNone {
+		fmt.Fprintf(w, "disk key     being changed (%s)\n", i.Rotation)
 	}
 	for _, n := range i.SecretNames {
 		fmt.Fprintf(w, "secret       %s\n", n)
@@ -199,7 +223,7 @@ func instanceAllow(ctx context.Context, env *applet.Env, st *server.State, f *in
 			next = append(next, m)
 		}
 		i.Measurements = next
-		return nil
+		return f.may.apply(i)
 	})
 	if err != nil {
 		return err

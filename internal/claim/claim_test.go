@@ -65,6 +65,7 @@ func handwritten(t testing.TB) string {
 		"Key[deploy] is-trusted-for-attestation on Platform[simulated-enclave] about Measurement["+prog+"],Measurement["+hash+"]",
 		"Measurement["+prog+"] is-trusted-for-serving Role[\"key-server\"]",
 		"Measurement["+digestB+"] may-succeed Measurement[web-1]",
+		"Measurement["+digestB+"] may-nominate",
 		"Measurement["+digestB+"] is-trusted-for-attestation",
 		"Key[issuer] is-trusted-for-certification",
 		"Key[issuer] is-trusted-for-serving Role[\"verifier\"]",

@@ -23,6 +23,7 @@ const (
 	MayRead                         Verb = "may-read"
 	MayWrite                        Verb = "may-write"
 	MaySucceed                      Verb = "may-succeed"
+	MayNominate                     Verb = "may-nominate"
 	IsRevoked                       Verb = "is-revoked"
 )
 
@@ -41,6 +42,7 @@ var verbs = map[Verb]struct{ subject, object kinds }{
 	MayRead:                         {kindMeasurement, kindSecret},
 	MayWrite:                        {kindMeasurement, kindSecret},
 	MaySucceed:                      {kindMeasurement, kindMeasurement},
+	MayNominate:                     {kindMeasurement, 0},
 	IsRevoked:                       {kindKey | kindMeasurement | kindChip | kindSerial | kindCertificate, 0},
 }
 

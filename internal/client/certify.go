@@ -133,30 +133,13 @@ func (c *certifier) exchange(ctx context.Context, a dial.Addr) (_ *Admitted, err
 		Version: wire.Version, Domain: c.cfg.Domain, Role: c.cfg.Role, CSR: c.csr,
 		Suite: wire.SuiteID(), Key: key.PublicKey().Bytes(), StoreEpoch: c.cfg.StoreEpoch,
 	}
-	cs := conn.ConnectionState()
-	if err := t.FillChannel(&cs, wire.PinOf(cs.PeerCertificates[0])); err != nil {
-		return nil, err
-	}
 	begin := &wire.CertifyBegin{
 		Version: t.Version, Domain: t.Domain, Role: t.Role, CSR: t.CSR,
 		Suite: wire.SuiteHex(), Key: t.Key, StoreEpoch: t.StoreEpoch,
 	}
-	if err := wire.Write(conn, begin); err != nil {
-		return nil, fmt.Errorf("sending begin to %s: %w", a, err)
-	}
-	challenge, err := wire.Expect[*wire.Challenge](conn)
+	exchange, err := c.prove(ctx, conn, a, begin, t)
 	if err != nil {
-		return nil, fmt.Errorf("%s, waiting for the challenge: %w", a, err)
-	}
-	t.Nonce = challenge.Nonce
-	rctx, cancel := context.WithTimeout(ctx, wire.ExchangeTimeout)
-	defer cancel()
-	ev, err := askReport(rctx, c.Platform, t.ReportData())
-	if err != nil {
-		return nil, fmt.Errorf("asking the platform for a report: %w", err)
-	}
-	if err := wire.Write(conn, &wire.Evidence{Platform: ev.Platform, Report: ev.Report, Endorsements: ev.Endorsements}); err != nil {
-		return nil, fmt.Errorf("sending evidence to %s: %w", a, err)
+		return nil, err
 	}
 	answer, err := wire.Expect[*wire.Admission](conn)
 	if err != nil {
@@ -164,7 +147,7 @@ func (c *certifier) exchange(ctx context.Context, a dial.Addr) (_ *Admitted, err
 	}
 	id, err := c.check(answer)
 	if err != nil {
-		return nil, fmt.Errorf("%s, exchange %s: %w", a, challenge.Exchange, err)
+		return nil, fmt.Errorf("%s, exchange %s: %w", a, exchange, err)
 	}
 	payload, err := wire.OpenCertify(key, t, answer.Sealed)
 	if err != nil {
@@ -181,7 +164,7 @@ func (c *certifier) exchange(ctx context.Context, a dial.Addr) (_ *Admitted, err
 		Chain: answer.Chain, Identity: id, Proof: answer.Proof,
 		StoreSecret: secret.Copy(payload.DiskKey.Bytes()), EscrowKey: escrow, StoreEpoch: payload.Boot,
 		Time: answer.Time, MinPolicyVersion: answer.MinPolicyVersion,
-		Exchange: challenge.Exchange, Server: a.String(),
+		Exchange: exchange, Server: a.String(),
 	}, nil
 }
 

@@ -145,26 +145,10 @@ func (s *session) exchange(ctx context.Context, a dial.Addr, me identity) (_ *Re
 		return nil, fmt.Errorf("making the HPKE key: %w", err)
 	}
 	t := &wire.Transcript{Version: wire.Version, ID: me.id, Suite: wire.SuiteID(), Key: key.PublicKey().Bytes()}
-	cs := conn.ConnectionState()
-	if err := t.FillChannel(&cs, wire.PinOf(cs.PeerCertificates[0])); err != nil {
+	begin := &wire.Begin{Version: wire.Version, ID: me.id, Suite: wire.SuiteHex(), Key: t.Key}
+	exchange, err := s.prove(ctx, conn, a, begin, t)
+	if err != nil {
 		return nil, err
-	}
-	if err := wire.Write(conn, &wire.Begin{Version: wire.Version, ID: me.id, Suite: wire.SuiteHex(), Key: t.Key}); err != nil {
-		return nil, fmt.Errorf("sending begin to %s: %w", a, err)
-	}
-	challenge, err := wire.Expect[*wire.Challenge](conn)
-	if err != nil {
-		return nil, fmt.Errorf("%s, waiting for the challenge: %w", a, err)
-	}
-	t.Nonce = challenge.Nonce
-	rctx, cancel := context.WithTimeout(ctx, wire.ExchangeTimeout)
-	defer cancel()
-	ev, err := askReport(rctx, s.Platform, t.ReportData())
-	if err != nil {
-		return nil, fmt.Errorf("asking the secure processor for a report: %w", err)
-	}
-	if err := wire.Write(conn, &wire.Evidence{Platform: ev.Platform, Report: ev.Report, Endorsements: ev.Endorsements}); err != nil {
-		return nil, fmt.Errorf("sending evidence to %s: %w", a, err)
 	}
 	answer, err := wire.Expect[*wire.Release](conn)
 	if err != nil {
@@ -175,7 +159,7 @@ func (s *session) exchange(ctx context.Context, a dial.Addr, me identity) (_ *Re
 		return nil, fmt.Errorf("%s: %w", a, err)
 	}
 	conn.SetDeadline(time.Time{})
-	return &Release{Payload: payload, ID: me.id, ReportID: me.reportID, Exchange: challenge.Exchange, Server: a.String(), s: s, conn: conn}, nil
+	return &Release{Payload: payload, ID: me.id, ReportID: me.reportID, Exchange: exchange, Server: a.String(), s: s, conn: conn}, nil
 }
 
 // classify turns an answer into ErrRefused or ErrLater with the verifier's

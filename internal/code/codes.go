@@ -140,6 +140,7 @@ const (
 	// the verifier, in its log and on its command line
 	BackupMalformed        Code = "backup-malformed"
 	BackupRecipient        Code = "backup-recipient"
+	BootNotCurrent         Code = "boot-not-current"
 	BootOutcome            Code = "boot-outcome"
 	BootQuarantined        Code = "boot-quarantined"
 	BootSpent              Code = "boot-spent"
@@ -148,6 +149,10 @@ const (
 	InstanceDecommissioned Code = "instance-decommissioned"
 	InstanceExists         Code = "instance-exists"
 	InstanceUnknown        Code = "instance-unknown"
+	MaintainHeaders        Code = "maintain-headers"
+	MaintainNominate       Code = "maintain-nominate"
+	MaintainRefused        Code = "maintain-refused"
+	MaintainRotation       Code = "maintain-rotation"
 	MeasurementIncomplete  Code = "measurement-incomplete"
 	PlatformRefused        Code = "platform-refused"
 	SealKey                Code = "seal-key"
@@ -322,6 +327,7 @@ var table = map[Code]string{
 	AuditBroken:            "the audit log is not what was written",
 	BackupMalformed:        "the backup was changed, cut or is not one",
 	BackupRecipient:        "the backup was made for another recipient key",
+	BootNotCurrent:         "another boot of the instance is current, or this one did not report that it opened its disk",
 	BootOutcome:            "an outcome does not belong to the instance's current boot",
 	BootQuarantined:        "another boot of the instance is pending or alive, and the instance is set to quarantine",
 	BootSpent:              "this boot was already released its secrets and is over, or another boot took over",
@@ -330,6 +336,10 @@ var table = map[Code]string{
 	InstanceDecommissioned: "the instance is decommissioned, and its ID is refused for good",
 	InstanceExists:         "an instance with this ID exists already",
 	InstanceUnknown:        "no instance with this ID is registered",
+	MaintainHeaders:        "header records that a running VM asked to register are not acceptable",
+	MaintainNominate:       "a launch digest that a running VM nominated is not acceptable",
+	MaintainRefused:        "the verifier refused to maintain anything for this VM",
+	MaintainRotation:       "the disk key of this VM may not be changed now, or not by the VM",
 	MeasurementIncomplete:  "nothing shows that the launch digest covers kernel, initramfs and command line",
 	PlatformRefused:        "evidence of this platform is not accepted",
 	SealKey:                "the seal key does not open the verifier's state, or must not lie where it does",

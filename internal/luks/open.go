@@ -56,6 +56,9 @@ func OpenWithin(r io.ReaderAt, want *wire.HeaderRecord, key *secret.Bytes, limit
 	if err := checkDigest(area, want); err != nil {
 		return nil, err
 	}
+	if area, err = assemble(area, want); err != nil {
+		return nil, err
+	}
 	s, err := parse(area, want, limits)
 	if err != nil {
 		return nil, err

@@ -75,6 +75,12 @@ func (a *Authorizer) MaySucceed(next, old claim.Measurement, now time.Time) (ser
 	})
 }
 
+// MayNominate says whether a running VM of this measurement, trusted itself, may
+// name a successor of its launch digest without the owner's word.
+func (a *Authorizer) MayNominate(m claim.Measurement, now time.Time) (serial uint64, ok bool) {
+	return a.grant(m, now, func(c claim.Clause) bool { return c.Verb == claim.MayNominate })
+}
+
 // ServingMeasurement says whether a measurement, trusted itself, may serve in a
 // role.
 func (a *Authorizer) ServingMeasurement(m claim.Measurement, role string, now time.Time) (serial uint64, ok bool) {

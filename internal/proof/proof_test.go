@@ -275,6 +275,8 @@ func TestAuthorizer(t *testing.T) {
 		web.String() + ` may-read Secret["db/*"]`,
 		next.String() + " with-instance[" + inst + `] may-write Secret["log/web-*"]`,
 		next.String() + " may-succeed " + web.String(),
+		web.String() + " may-nominate",
+		program.String() + " may-nominate", // never trusted
 		web.String() + ` is-trusted-for-serving Role["key-server"]`,
 		server.String() + ` is-trusted-for-serving Role["verifier"]`,
 		server.String() + " is-trusted-for-certification",
@@ -314,6 +316,9 @@ func TestAuthorizer(t *testing.T) {
 	ask("write, other instance", false, func() (uint64, bool) { return a.MayWrite(next, "log/web-1", now) })
 	ask("succeed", true, func() (uint64, bool) { return a.MaySucceed(at, web, now) })
 	ask("succeed backwards", false, func() (uint64, bool) { return a.MaySucceed(web, next, now) })
+	ask("nominate", true, func() (uint64, bool) { return a.MayNominate(web, now) })
+	ask("nominate by another", false, func() (uint64, bool) { return a.MayNominate(next, now) })
+	ask("nominate by who is not trusted", false, func() (uint64, bool) { return a.MayNominate(program, now) })
 	ask("serve", true, func() (uint64, bool) { return a.ServingMeasurement(web, "key-server", now) })
 	ask("serve another role", false, func() (uint64, bool) { return a.ServingMeasurement(web, "verifier", now) })
 	ask("serve by key", true, func() (uint64, bool) { return a.ServingKey(server, "verifier", now) })
@@ -324,6 +329,7 @@ func TestAuthorizer(t *testing.T) {
 	ask("good certificate", false, func() (uint64, bool) { return a.Revoked(claim.Certificate{SHA256: hexOf(3, 32)}) })
 	b := NewAuthorizer(policy(t, append(lines, web.String()+" is-revoked")...))
 	ask("read after revocation", false, func() (uint64, bool) { return b.MayRead(web, "db/password", now) })
+	ask("nominate after revocation", false, func() (uint64, bool) { return b.MayNominate(web, now) })
 	ask("succeed a revoked image", true, func() (uint64, bool) { return b.MaySucceed(next, web, now) })
 	c := NewAuthorizer(policy(t, append(lines, server.String()+" is-revoked")...))
 	ask("serve by a revoked key", false, func() (uint64, bool) { return c.ServingKey(server, "verifier", now) })

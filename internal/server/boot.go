@@ -214,7 +214,8 @@ func (st *State) RecordOutcome(ctx context.Context, i *Instance, o *wire.Outcome
 			}
 		}
 	}
-	return st.updateBoots(ctx, o.ID, func(b *Boots) error {
+	measurement := ""
+	err := st.updateBoots(ctx, o.ID, func(b *Boots) error {
 		if len(b.Current) != 1 || b.Current[0].ReportID != o.ReportID || b.Current[0].Number != o.Boot {
 			return ErrOutcome
 		}
@@ -226,9 +227,15 @@ func (st *State) RecordOutcome(ctx context.Context, i *Instance, o *wire.Outcome
 		cur.Headers = append([]wire.Hex32{}, o.Headers...)
 		if o.Result == wire.ResultOpened {
 			b.Committed = max(b.Committed, o.Boot)
+			measurement = cur.Measurement
 		}
 		return nil
 	})
+	if err != nil || o.Result != wire.ResultOpened {
+		return err
+	}
+	// Before the acknowledgement: the outcome comes again if this fails.
+	return st.promote(ctx, o.ID, measurement)
 }
 
 func (i *Instance) hasHeader(h wire.Hex32) bool {

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -33,18 +32,8 @@ func (s *Server) certify(ctx context.Context, x *exchange, begin *wire.CertifyBe
 		return
 	}
 	t := &wire.CertifyTranscript{Version: wire.Version, Domain: begin.Domain, Role: begin.Role, CSR: begin.CSR, Suite: wire.SuiteID(), Key: begin.Key, StoreEpoch: begin.StoreEpoch}
-	rand.Read(t.Nonce[:]) // lives in this frame alone, so it serves once
-	cs := x.conn.ConnectionState()
-	if err := t.FillChannel(&cs, s.pin); err != nil {
-		s.broken(x, err)
-		return
-	}
-	if !s.answer(x, &wire.Challenge{Exchange: x.id, Nonce: t.Nonce}) {
-		return
-	}
-	ev, err := wire.Expect[*wire.Evidence](x.conn)
-	if err != nil {
-		s.broken(x, err)
+	ev, ok := s.challenge(x, t)
+	if !ok {
 		return
 	}
 	s.decideCertify(ctx, x, t, ev, d)

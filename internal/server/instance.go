@@ -44,6 +44,9 @@ type Measurement struct {
 	// Source says what showed that the digest covers kernel, initramfs and
 	// command line.
 	Source string `json:"source"`
+	// Nominated is when the running VM named it as its successor, Unix seconds;
+	// 0 for one that the owner allowed, or that has booted since.
+	Nominated int64 `json:"nominated,omitempty"`
 }
 
 // Instance is a registered VM, without its secrets.
@@ -60,6 +63,12 @@ type Instance struct {
 	Note           string              `json:"note"`
 	Created        int64               `json:"created"`        // Unix seconds
 	Decommissioned int64               `json:"decommissioned"` // Unix seconds; 0: in service
+
+	// What the running VM changes, see package wire's maintain.
+	Rotation    string       `json:"rotation,omitempty"` // wire.Rotation*
+	MayRotate   bool         `json:"may_rotate,omitempty"`
+	MayNominate bool         `json:"may_nominate,omitempty"`
+	Nominations []Nomination `json:"nominations,omitempty"` // oldest first
 }
 
 // Digests are the launch digests as bytes.
@@ -96,6 +105,9 @@ func (i *Instance) check() error {
 	}
 	if (len(i.Headers) > 0) != i.HasDiskKey {
 		return errors.New("a disk key and a header record go together: the guest opens nothing but the registered header")
+	}
+	if len(i.Nominations) > wire.MaxNominations {
+		return fmt.Errorf("%d nominations, at most %d", len(i.Nominations), wire.MaxNominations)
 	}
 	if len(i.Note) > 256 {
 		return errors.New("note longer than 256 bytes")
@@ -221,6 +233,16 @@ func (st *State) Instances(ctx context.Context, f func(*Instance) error) error {
 // UpdateInstance changes an instance that is in service by compare-and-swap.
 // ID, dates and what follows from the secrets stay.
 func (st *State) UpdateInstance(ctx context.Context, id wire.Hex32, f func(*Instance) error) error {
+	return st.update(ctx, id, func(i *Instance) error {
+		had := i.HasDiskKey
+		err := f(i)
+		i.HasDiskKey = had
+		return err
+	})
+}
+
+// update is UpdateInstance where HasDiskKey may change.
+func (st *State) update(ctx context.Context, id wire.Hex32, f func(*Instance) error) error {
 	for range maxSwaps {
 		i, v, err := st.instance(ctx, id)
 		if err != nil {
@@ -233,7 +255,7 @@ func (st *State) UpdateInstance(ctx context.Context, id wire.Hex32, f func(*Inst
 		if err := f(i); err != nil {
 			return err
 		}
-		i.ID, i.Created, i.HasDiskKey, i.SecretNames = was.ID, was.Created, was.HasDiskKey, was.SecretNames
+		i.ID, i.Created, i.SecretNames = was.ID, was.Created, was.SecretNames
 		if err := i.check(); err != nil {
 			return err
 		}

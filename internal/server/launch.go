@@ -2,16 +2,12 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"attestbox/internal/code"
-	"attestbox/internal/platform"
 	"attestbox/internal/wire"
 )
 
@@ -61,18 +57,8 @@ func (s *Server) launch(ctx context.Context, x *exchange, begin *wire.Begin) {
 		return
 	}
 	t := &wire.Transcript{Version: wire.Version, ID: begin.ID, Suite: wire.SuiteID(), Key: begin.Key}
-	rand.Read(t.Nonce[:]) // lives in this frame alone, so it serves once
-	cs := x.conn.ConnectionState()
-	if err := t.FillChannel(&cs, s.pin); err != nil {
-		s.broken(x, err)
-		return
-	}
-	if !s.answer(x, &wire.Challenge{Exchange: x.id, Nonce: t.Nonce}) {
-		return
-	}
-	ev, err := wire.Expect[*wire.Evidence](x.conn)
-	if err != nil {
-		s.broken(x, err)
+	ev, ok := s.challenge(x, t)
+	if !ok {
 		return
 	}
 	if sent := s.decide(ctx, x, t, ev, d); !sent {
@@ -87,69 +73,16 @@ func (s *Server) launch(ctx context.Context, x *exchange, begin *wire.Begin) {
 	s.outcome(ctx, x, o)
 }
 
-// decide appraises and answers; it says whether a release was sent. Whoever
-// fails is told code.LaunchRefused and nothing else, and an ID that is not
-// registered is appraised all the same, against no measurement.
+// decide appraises and answers; it says whether a release was sent.
 func (s *Server) decide(ctx context.Context, x *exchange, t *wire.Transcript, ev *wire.Evidence, d *Decision) (released bool) {
 	refuse := func(c code.Code, reason string) bool {
 		s.refuse(x, d, c, code.LaunchRefused, reason)
 		return false
 	}
-	if ev.Platform != platform.AMDSEVSNP {
-		return refuse(code.PlatformRefused, fmt.Sprintf("platform %.64q", ev.Platform))
-	}
 	now := s.Now()
-	inst, instErr := s.State.Instance(ctx, t.ID)
-	if instErr != nil && !errors.Is(instErr, ErrUnknownInstance) {
-		return s.fault(x, d, instErr)
-	}
-	e := &Evidence{Report: ev.Report, Endorsements: ev.Endorsements, ReportData: t.ReportData(), HostData: t.ID, Now: now}
-	if inst != nil && inst.Decommissioned == 0 {
-		var err error
-		if e.Measurements, err = inst.Digests(); err != nil {
-			return s.fault(x, d, err)
-		}
-	}
-	// An appraiser may have to fetch a certificate; half of the time is its.
-	actx, cancel := context.WithTimeout(ctx, s.Timeouts.Exchange/2)
-	v := s.appraiserOf(inst, d).Appraise(actx, e)
-	cancel()
-	d.Root, d.Chip, d.Checked, d.Findings = v.Root, v.Chip, v.Checked, v.Findings
-	if v.Missing {
-		s.later(x, d, code.CollateralMissing, 30, "no certificate at hand for the key that signed the report")
+	inst, v, ok := s.vet(ctx, x, d, &vetting{id: t.ID, reportData: t.ReportData(), evidence: ev, sent: code.LaunchRefused, limit: t.ID.String(), now: now})
+	if !ok {
 		return false
-	}
-	switch {
-	case instErr != nil:
-		return refuse(code.InstanceUnknown, "the ID is not registered")
-	case inst.Decommissioned != 0:
-		return refuse(code.InstanceDecommissioned, "the instance is decommissioned")
-	case !v.Accepted:
-		c := code.LaunchRefused
-		if len(v.Findings) > 0 {
-			c = v.Findings[0].Code
-		}
-		return refuse(c, "the evidence was refused")
-	}
-	d.ReportID, d.Measurement = v.ReportID.String(), hex.EncodeToString(v.Measurement[:])
-	// Only now: the evidence is genuine, fresh and this instance's own, so that
-	// nobody can use up the limit of an ID that he has merely learned.
-	if !s.ids.take(t.ID.String(), time.Now()) {
-		s.later(x, d, code.VerifierBusy, 15, "this instance asks too often")
-		return false
-	}
-	// The appraisal may have taken seconds, with the fetch of a certificate in it;
-	// what the owner decided meanwhile counts.
-	switch now, err := s.State.Instance(ctx, t.ID); {
-	case err != nil:
-		return s.fault(x, d, err)
-	case now.Decommissioned != 0:
-		return refuse(code.InstanceDecommissioned, "the instance is decommissioned")
-	case !slices.Equal(now.Measurements, inst.Measurements):
-		s.later(x, d, code.VerifierBusy, 1, "the instance's launch digests were changed during the exchange")
-		return false
-	default:
-		inst = now
 	}
 	g, err := s.State.Grant(ctx, inst, v.ReportID, d.Measurement, x.id.String(), now)
 	switch {

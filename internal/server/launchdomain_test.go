@@ -99,3 +99,56 @@ func TestLaunchByPolicy(t *testing.T) {
 		t.Error("a revoked image got its release")
 	}
 }
+
+// In a domain the policy says who may nominate, and trusts what boots.
+func TestNominateByPolicy(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	id := newID()
+	w.addTo(id)
+	ctx := ctxFor(t)
+	on := func(image [48]byte) *snpsim.Guest {
+		return w.psp.Launch(snpsim.GuestConfig{Measurement: image, HostData: id})
+	}
+	up := func(g *snpsim.Guest) error {
+		rel, err := client.Launch(ctx, w.client(g.Platform()))
+		if err != nil {
+			return err
+		}
+		defer rel.Close()
+		_, err = rel.Report(ctx, wire.ResultOpened, "", nil)
+		return err
+	}
+	nominate := func(g *snpsim.Guest, image [48]byte) (bool, error) {
+		m, err := client.Maintain(ctx, w.client(g.Platform()), wire.PurposeNominate)
+		if err != nil {
+			return false, err
+		}
+		defer m.Close()
+		n := nomination(1)
+		n.Digest = wire.DigestText(image)
+		return m.Nominate(ctx, n)
+	}
+	g := on(imageA)
+	if err := up(g); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := nominate(g, imageC); ok || err != nil {
+		t.Fatalf("without a claim: %v, %v", ok, err)
+	}
+	w.sign(2, append(w.policyLines(), "Measurement["+hexOf(imageA)+"] may-nominate")...)
+	w.reload()
+	if ok, err := nominate(g, imageC); !ok || err != nil {
+		t.Fatalf("with a claim: %v, %v", ok, err)
+	}
+	if err := up(on(imageC)); err == nil {
+		t.Error("a nominated digest booted that the policy does not trust")
+	}
+	w.sign(3, append(w.policyLines(), "Measurement["+hexOf(imageC)+"] is-trusted")...)
+	w.reload()
+	if err := up(on(imageC)); err != nil {
+		t.Error(err)
+	}
+	if err := up(on(imageA)); err == nil {
+		t.Error("the launch digest before the successor booted again")
+	}
+}

@@ -19,6 +19,23 @@ const (
 
 var alpnOf = map[string]string{RoleLaunch: wire.ALPNLaunch, RoleCertify: wire.ALPNCertify, RoleKeys: wire.ALPNKeys}
 
+// protocolMaintain is what every server of launches serves beside it; it is no
+// role of its own.
+const protocolMaintain = "maintain"
+
+// protocolOf is what an ALPN identifier chooses.
+func protocolOf(alpn string) string {
+	for role, a := range alpnOf {
+		if a == alpn {
+			return role
+		}
+	}
+	if alpn == wire.ALPNMaintain {
+		return protocolMaintain
+	}
+	return ""
+}
+
 // AllRoles lists the roles.
 func AllRoles() []string { return []string{RoleLaunch, RoleCertify, RoleKeys} }
 
@@ -34,6 +51,7 @@ func (s *Server) checkRoles() error {
 		}
 		s.roles[alpn] = true
 	}
+	s.roles[wire.ALPNMaintain] = s.roles[wire.ALPNLaunch]
 	launch, certify, keys := s.roles[wire.ALPNLaunch], s.roles[wire.ALPNCertify], s.roles[wire.ALPNKeys]
 	switch {
 	case len(s.Roles) == 0:
@@ -80,11 +98,7 @@ func (s *Server) tlsConfig(x *exchange) *tls.Config {
 				return nil, fmt.Errorf("the client speaks %.200q, none of which is served here", hello.SupportedProtos)
 			}
 			alpn := hello.SupportedProtos[i]
-			for role, a := range alpnOf {
-				if a == alpn {
-					x.protocol = role
-				}
-			}
+			x.protocol = protocolOf(alpn)
 			if x.protocol == RoleKeys {
 				return s.keysTLS(hello.ServerName)
 			}

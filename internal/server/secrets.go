@@ -36,7 +36,14 @@ func (s *Secrets) Zero() {
 
 // payload is a release with these secrets, which it borrows.
 func (s *Secrets) payload(i *Instance) *wire.Payload {
-	return &wire.Payload{DiskKey: s.DiskKey, PreviousDiskKey: s.PreviousDiskKey, Headers: i.Headers, Secrets: s.Named}
+	p := &wire.Payload{Headers: i.Headers, Secrets: s.Named}
+	if i.HasDiskKey { // not so while an enrolment has no record yet
+		p.DiskKey = s.DiskKey
+	}
+	if i.Rotation == wire.RotationRotate {
+		p.PreviousDiskKey = s.PreviousDiskKey
+	}
+	return p
 }
 
 func (s *Secrets) marshal() (*secret.Bytes, error) {

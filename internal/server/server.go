@@ -218,7 +218,7 @@ func (s *Server) turnAway(peer, why string) {
 // exchange is one connection's work.
 type exchange struct {
 	id       wire.ExchangeID
-	protocol string // RoleLaunch, RoleCertify, RoleKeys
+	protocol string // RoleLaunch, RoleCertify, RoleKeys, protocolMaintain
 	peer     string
 	conn     *tls.Conn
 	started  time.Time
@@ -254,6 +254,11 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, leave func()) {
 	case *wire.Outcome:
 		if x.protocol == RoleLaunch {
 			s.outcome(ctx, x, m)
+			return
+		}
+	case *wire.MaintainBegin:
+		if x.protocol == protocolMaintain {
+			s.serveMaintain(ctx, x, m)
 			return
 		}
 	case *wire.CertifyBegin:

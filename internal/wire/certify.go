@@ -96,6 +96,9 @@ func (t *CertifyTranscript) Bytes() []byte {
 		binary.LittleEndian.AppendUint64(nil, t.StoreEpoch))
 }
 
+// SetNonce is Bound's.
+func (t *CertifyTranscript) SetNonce(n Hex32) { t.Nonce = n }
+
 // ReportData is SHA-512 over Bytes.
 func (t *CertifyTranscript) ReportData() [64]byte { return sha512.Sum512(t.Bytes()) }
 

@@ -109,6 +109,18 @@ func fields(m Message) []string {
 		return []string{"type", "op", "name", "version", "kind", "value", "key"}
 	case *KeyReply:
 		return []string{"type", "exchange", "code", "name", "version", "kind", "value", "names", "time", "min_policy_version"}
+	case *MaintainBegin:
+		return []string{"type", "version", "id", "purpose", "suite", "key"}
+	case *MaintainState:
+		return []string{"type", "exchange", "headers", "has_key", "rotation", "allowed", "nominations", "time", "min_policy_version"}
+	case *RegisterHeaders:
+		return []string{"type", "add", "drop"}
+	case *Rotate:
+		return []string{"type"}
+	case *RotateEnd:
+		return []string{"type", "abort", "keep"}
+	case *Nominate:
+		return []string{"type", "digest", "kernel", "initrd", "cmdline", "source"}
 	}
 	return nil
 }

@@ -7,10 +7,11 @@ const Version = 1
 
 // ALPN protocol identifiers (RFC 7301).
 const (
-	ALPNLaunch  = "attestbox-launch/1"
-	ALPNCertify = "attestbox-certify/1"
-	ALPNKeys    = "attestbox-keys/1"
-	ALPNTunnel  = "attestbox-tunnel/1" // no messages: the bytes of one stream
+	ALPNLaunch   = "attestbox-launch/1"
+	ALPNCertify  = "attestbox-certify/1"
+	ALPNKeys     = "attestbox-keys/1"
+	ALPNMaintain = "attestbox-maintain/1"
+	ALPNTunnel   = "attestbox-tunnel/1" // no messages: the bytes of one stream
 )
 
 // DefaultPort is the port on TCP and on AF_VSOCK.
@@ -25,8 +26,8 @@ const (
 	MaxPayload = 44 << 10
 	// MaxEndorsements bounds the certificates and lists that come with a report.
 	MaxEndorsements = 8
-	// MaxHeaders bounds the header records in one payload: two during a rotation
-	// for each of the primary and the intermediate states.
+	// MaxHeaders bounds the header records in one payload: a rotation has four,
+	// the header area before and after it and one for each header copy between.
 	MaxHeaders = 4
 	// MaxSecrets bounds the further named secrets in one payload.
 	MaxSecrets = 64
@@ -61,12 +62,15 @@ const (
 	domainAttestdCertify = "attestbox/attestd/certify/1"
 	domainAttestdProgram = "attestbox/attestd/program/1"
 
-	exporterLaunch  = "EXPORTER-attestbox-launch-1"
-	exporterCertify = "EXPORTER-attestbox-certify-1"
+	domainMaintain = "attestbox/maintain/1"
+
+	exporterMaintain = "EXPORTER-attestbox-maintain-1"
+	exporterLaunch   = "EXPORTER-attestbox-launch-1"
+	exporterCertify  = "EXPORTER-attestbox-certify-1"
 )
 
 func domains() []string {
 	return []string{domainLaunch, domainOutcome, domainPayload, domainLearnID, domainCertify, domainAttestd, domainPolicy, domainClaim,
 		domainAttestdSign, domainAttestdKey, domainAttestdSeal, domainAttestdCertify, domainAttestdProgram,
-		exporterLaunch, exporterCertify}
+		domainMaintain, exporterLaunch, exporterCertify, exporterMaintain}
 }

@@ -180,8 +180,30 @@ func Marshal(m Message) ([]byte, error) {
 		if m.Names == nil {
 			m.Names = []KeyName{}
 		}
+	case *MaintainBegin:
+		m.Type = m.kind()
+	case *MaintainState:
+		m.Type = m.kind()
+		m.Headers, m.Allowed, m.Nominations = list(m.Headers), list(m.Allowed), list(m.Nominations)
+	case *RegisterHeaders:
+		m.Type = m.kind()
+		m.Add, m.Drop = list(m.Add), list(m.Drop)
+	case *Rotate:
+		m.Type = m.kind()
+	case *RotateEnd:
+		m.Type = m.kind()
+	case *Nominate:
+		m.Type = m.kind()
 	}
 	return json.Marshal(m)
+}
+
+// list is a list that JSON shows as one, even if it is empty.
+func list[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
 }
 
 // Parse reads one message, strictly, and checks what can be checked of it
@@ -220,6 +242,18 @@ func Parse(body []byte) (Message, error) {
 		m = new(KeyRequest)
 	case "key-reply":
 		m = new(KeyReply)
+	case "maintain-begin":
+		m = new(MaintainBegin)
+	case "maintain-state":
+		m = new(MaintainState)
+	case "register-headers":
+		m = new(RegisterHeaders)
+	case "rotate":
+		m = new(Rotate)
+	case "rotate-end":
+		m = new(RotateEnd)
+	case "nominate":
+		m = new(Nominate)
 	default:
 		return nil, fmt.Errorf("%w: unknown type %.32q", ErrMalformed, head.Type)
 	}

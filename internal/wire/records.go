@@ -25,6 +25,36 @@ type HeaderRecord struct {
 	// Integrity is "none" for bare XTS, "hmac-sha256", or one of the AEAD
 	// modes, "aead-gcm", "aead-chacha20-poly1305" and "aead-aegis128".
 	Integrity string `json:"integrity"`
+
+	// Scope is empty for a record of the whole header area. "primary" and
+	// "secondary" are records of that header copy with its keyslot's area, and of
+	// nothing else: during a rotation the rest of the area changes. Digest then
+	// covers HdrSize bytes at the copy's place, followed by the AreaSize bytes at
+	// AreaOffset.
+	Scope      string `json:"scope,omitempty"`
+	HdrSize    int64  `json:"hdr_size,omitempty"`
+	AreaOffset int64  `json:"area_offset,omitempty"`
+	AreaSize   int64  `json:"area_size,omitempty"`
+}
+
+// Scopes of a header record.
+const (
+	ScopeWhole     = ""
+	ScopePrimary   = "primary"
+	ScopeSecondary = "secondary"
+)
+
+// Suite is what a header record says of the data, whatever its keyslot: it does
+// not change while the data stays.
+type Suite struct {
+	UUID, Cipher, Integrity string
+	SegmentOffset           int64
+	SectorSize, KeyBytes    int
+}
+
+// Suite is the record's.
+func (r *HeaderRecord) Suite() Suite {
+	return Suite{r.UUID, r.Cipher, r.Integrity, r.SegmentOffset, r.SectorSize, r.KeyBytes}
 }
 
 // Endorsement is one certificate or list that comes with a report.

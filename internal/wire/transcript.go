@@ -28,6 +28,17 @@ func (t *Transcript) Bytes() []byte {
 	return lengthPrefixed([]byte(domainLaunch), versionBytes(t.Version), t.SPKI[:], t.Exporter[:], t.Nonce[:], t.ID[:], t.Suite, t.Key)
 }
 
+// Bound is a transcript on its way to be complete: what the step from challenge
+// to evidence needs of it, whichever protocol it belongs to.
+type Bound interface {
+	FillChannel(cs *tls.ConnectionState, spki [32]byte) error
+	SetNonce(Hex32)
+	ReportData() [64]byte
+}
+
+// SetNonce is Bound's.
+func (t *Transcript) SetNonce(n Hex32) { t.Nonce = n }
+
 // ReportData is SHA-512 over Bytes.
 func (t *Transcript) ReportData() [64]byte { return sha512.Sum512(t.Bytes()) }
 

@@ -30,6 +30,13 @@ func samples() []Message {
 		&KeyRequest{Op: OpGet, Name: "db/password", Value: []byte{}, Key: []byte{}},
 		&KeyReply{Name: "db/password", Version: 2, Kind: "blob", Value: []byte("x"), Names: []KeyName{}},
 		&KeyReply{Code: "key-refused", Value: []byte{}, Names: []KeyName{{"a", 1, "blob"}}},
+		&MaintainBegin{Version: 1, ID: Hex32{1}, Purpose: PurposeRotate, Suite: SuiteHex(), Key: []byte{1}},
+		&MaintainState{Headers: []HeaderRecord{{Digest: "ab", Scope: ScopePrimary, HdrSize: 16384}}, HasKey: true, Rotation: RotationRotate,
+			Allowed: []string{strings.Repeat("ab", 48)}, Nominations: []string{}, Time: 5, MinPolicyVersion: 2},
+		&RegisterHeaders{Add: []HeaderRecord{{Digest: "ab"}}, Drop: []Hex32{{1}}},
+		&Rotate{},
+		&RotateEnd{Abort: true, Keep: Hex32{1}},
+		&Nominate{Digest: strings.Repeat("ab", 48), Kernel: Hex32{1}, Initrd: Hex32{2}, Cmdline: Hex32{3}, Source: "linux-image 6.12.5"},
 	}
 }
 

@@ -1,0 +1,142 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"attestbox/internal/claim"
+	"attestbox/internal/code"
+	"attestbox/internal/wire"
+)
+
+// Nomination is a launch digest that a running VM named as its successor and
+// that waits for the owner. What it covers is the VM's claim.
+type Nomination struct {
+	Digest  string     `json:"digest"`
+	Kernel  wire.Hex32 `json:"kernel"` // SHA-256 of each
+	Initrd  wire.Hex32 `json:"initrd"`
+	Cmdline wire.Hex32 `json:"cmdline"`
+	Source  string     `json:"source"`
+	By      string     `json:"by"`   // the launch digest of the boot that nominated
+	Time    int64      `json:"time"` // Unix seconds
+}
+
+// Nominate keeps a successor of an instance's launch digest, and allows it at
+// once if may is set. At most wire.MaxNominations digests are on their way, the
+// allowed and the waiting ones together; a newer one takes the place of the
+// oldest. by is the launch digest of the boot that asks.
+func (st *State) Nominate(ctx context.Context, id wire.Hex32, n *wire.Nominate, by string, may bool, now time.Time) (allowed bool, err error) {
+	err = st.update(ctx, id, func(i *Instance) error {
+		allowed = true
+		if slices.ContainsFunc(i.Measurements, func(m Measurement) bool { return m.Digest == n.Digest }) || n.Digest == by {
+			return nil
+		}
+		i.Nominations = slices.DeleteFunc(i.Nominations, func(o Nomination) bool { return o.Digest == n.Digest })
+		i.Nominations = append(i.Nominations, Nomination{n.Digest, n.Kernel, n.Initrd, n.Cmdline, n.Source, by, now.Unix()})
+		if allowed = may; may {
+			if err := i.approve(n.Digest, now); err != nil {
+				return err
+			}
+		}
+		i.boundNominated()
+		return nil
+	})
+	return allowed, err
+}
+
+// approve makes a nomination one of the launch digests.
+func (i *Instance) approve(digest string, now time.Time) error {
+	at := slices.IndexFunc(i.Nominations, func(n Nomination) bool { return n.Digest == digest })
+	if at < 0 {
+		return refusal(code.MaintainNominate, "%s was not nominated", digest)
+	}
+	n := i.Nominations[at]
+	if len(i.Measurements) == 0 {
+		// Policy alone ruled: what runs now must stay allowed until the new one
+		// has booted.
+		i.Measurements = append(i.Measurements, Measurement{Digest: n.By, Source: "the boot that nominated"})
+	}
+	if len(i.Measurements) >= MaxMeasurements {
+		return refusal(code.MaintainNominate, "the instance has %d launch digests already", len(i.Measurements))
+	}
+	i.Nominations = slices.Delete(i.Nominations, at, at+1)
+	i.Measurements = append(i.Measurements, Measurement{Digest: n.Digest, Nominated: now.Unix(),
+		Source: fmt.Sprintf("nominated by the VM: %s; kernel %s, initramfs %s, command line %s", n.Source, n.Kernel, n.Initrd, n.Cmdline)})
+	return nil
+}
+
+// boundNominated drops the oldest digests that have not booted, beyond
+// wire.MaxNominations of them: first those that wait, which nobody may boot.
+func (i *Instance) boundNominated() {
+	unbooted := func(m Measurement) bool { return m.Nominated != 0 }
+	count := len(i.Nominations)
+	for _, m := range i.Measurements {
+		if unbooted(m) {
+			count++
+		}
+	}
+	for ; count > wire.MaxNominations; count-- {
+		at := slices.IndexFunc(i.Measurements, unbooted)
+		if len(i.Nominations) > 0 && (at < 0 || i.Nominations[0].Time <= i.Measurements[at].Nominated) {
+			i.Nominations = slices.Delete(i.Nominations, 0, 1)
+		} else {
+			i.Measurements = slices.Delete(i.Measurements, at, at+1)
+		}
+	}
+}
+
+// promote drops what a nominated digest succeeds, once it has booted: all but
+// itself and those nominated after it. It only narrows.
+func (st *State) promote(ctx context.Context, id wire.Hex32, digest string) error {
+	i, err := st.Instance(ctx, id)
+	if err != nil || !i.nominated(digest) {
+		return err
+	}
+	return st.update(ctx, id, func(i *Instance) error {
+		at := slices.IndexFunc(i.Measurements, func(m Measurement) bool { return m.Digest == digest && m.Nominated != 0 })
+		if at < 0 {
+			return nil
+		}
+		i.Measurements = slices.DeleteFunc(slices.Clone(i.Measurements[at:]), func(m Measurement) bool { return m.Nominated == 0 })
+		i.Measurements[0].Nominated = 0
+		return nil
+	})
+}
+
+func (i *Instance) nominated(digest string) bool {
+	return slices.ContainsFunc(i.Measurements, func(m Measurement) bool { return m.Digest == digest && m.Nominated != 0 })
+}
+
+// DecideNomination is the owner's word about a nomination that waits.
+func (st *State) DecideNomination(ctx context.Context, id wire.Hex32, digest string, approve bool, now time.Time) (n Nomination, err error) {
+	err = st.UpdateInstance(ctx, id, func(i *Instance) error {
+		at := slices.IndexFunc(i.Nominations, func(n Nomination) bool { return n.Digest == digest })
+		if at < 0 {
+			return fmt.Errorf("%s does not wait for anybody's word", digest)
+		}
+		n = i.Nominations[at]
+		if approve {
+			return i.approve(digest, now)
+		}
+		i.Nominations = slices.Delete(i.Nominations, at, at+1)
+		return nil
+	})
+	return n, err
+}
+
+// mayNominate says whether a nomination by this launch digest counts without
+// the owner: by the instance's record, or by a claim of its domain's policy.
+// Where a policy rules, it must in any case trust the digest when it boots.
+func (s *Server) mayNominate(inst *Instance, measurement string) bool {
+	if inst.Domain == "" {
+		return inst.MayNominate
+	}
+	dom := s.domain(inst.Domain)
+	if dom == nil {
+		return false
+	}
+	_, ok := dom.current.Load().auth.MayNominate(claim.Measurement{Digest: measurement, Instance: inst.ID.String()}, s.Now())
+	return ok
+}

@@ -1,0 +1,601 @@
+package server
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"attestbox/internal/appraise"
+	"attestbox/internal/client"
+	"attestbox/internal/code"
+	"attestbox/internal/secret"
+	"attestbox/internal/snpsim"
+	"attestbox/internal/wire"
+)
+
+// up boots an instance: released, opened, acknowledged.
+func (w *world) up(g *snpsim.Guest) *wire.Payload {
+	w.t.Helper()
+	ctx := ctxFor(w.t)
+	rel, err := client.Launch(ctx, w.client(g.Platform()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer rel.Close()
+	var headers []wire.Hex32
+	if len(rel.Payload.Headers) > 0 {
+		headers = append(headers, digestOf(w.t, rel.Payload.Headers[0]))
+	}
+	p := *rel.Payload
+	p.DiskKey, p.PreviousDiskKey = secret.Copy(p.DiskKey.Bytes()), secret.Copy(p.PreviousDiskKey.Bytes())
+	if _, err := rel.Report(ctx, wire.ResultOpened, "", headers); err != nil {
+		w.t.Fatal(err)
+	}
+	return &p
+}
+
+func digestOf(t testing.TB, r wire.HeaderRecord) (h wire.Hex32) {
+	t.Helper()
+	if err := h.UnmarshalText([]byte(r.Digest)); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// like is another record of the same disk.
+func like(r wire.HeaderRecord) wire.HeaderRecord {
+	id := newID()
+	r.Digest = id.String()
+	return r
+}
+
+func (w *world) maintain(g *snpsim.Guest, purpose string) (*client.Maintenance, error) {
+	m, err := client.Maintain(ctxFor(w.t), w.client(g.Platform()), purpose)
+	if err == nil {
+		w.t.Cleanup(m.Close)
+	}
+	return m, err
+}
+
+func (w *world) mustMaintain(g *snpsim.Guest, purpose string) *client.Maintenance {
+	w.t.Helper()
+	m, err := w.maintain(g, purpose)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return m
+}
+
+func (w *world) instance(id wire.Hex32) *Instance {
+	w.t.Helper()
+	i, err := w.state.Instance(context.Background(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return i
+}
+
+// told checks that a request was refused for good with a code.
+func told(t *testing.T, what string, err error, want code.Code) {
+	t.Helper()
+	if c, _ := code.Of(err); !errors.Is(err, client.ErrRefused) || c != want {
+		t.Errorf("%s: %v, want refused with %s", what, err, want)
+	}
+}
+
+func TestRegisterHeaders(t *testing.T) {
+	w := newWorld(t, nil)
+	id := newID()
+	inst, _ := w.add(id, Takeover)
+	g := w.guest(id, nil)
+	w.up(g)
+	ctx := ctxFor(t)
+	first := inst.Headers[0]
+	next := like(first)
+	scoped := like(first)
+	scoped.Scope, scoped.HdrSize, scoped.AreaOffset, scoped.AreaSize = wire.ScopePrimary, 16<<10, 32<<10, 258048
+
+	m := w.mustMaintain(g, wire.PurposeHeaders)
+	if s := m.State(); len(s.Headers) != 1 || !s.HasKey || s.Rotation != "" || len(s.Allowed) != 1 || s.Time == 0 {
+		t.Errorf("state %+v", s)
+	}
+	if err := m.RegisterHeaders(ctx, []wire.HeaderRecord{next, next}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.RegisterHeaders(ctx, []wire.HeaderRecord{scoped, next}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.RegisterHeaders(ctx, nil, []wire.Hex32{digestOf(t, scoped)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.instance(id).Headers; !slices.Equal(got, []wire.HeaderRecord{first, next}) {
+		t.Errorf("registered %+v", got)
+	}
+	weaker := func(edit func(*wire.HeaderRecord)) wire.HeaderRecord {
+		r := like(first)
+		edit(&r)
+		return r
+	}
+	for _, c := range []struct {
+		what string
+		add  []wire.HeaderRecord
+		drop []wire.Hex32
+	}{
+		{"the record that this boot opened", nil, []wire.Hex32{digestOf(t, first)}},
+		{"every record", nil, []wire.Hex32{digestOf(t, first), digestOf(t, next)}},
+		{"too many", []wire.HeaderRecord{like(first), like(first), like(first)}, nil},
+		{"smaller sectors", []wire.HeaderRecord{weaker(func(r *wire.HeaderRecord) { r.SectorSize = 512 })}, nil},
+		{"other data", []wire.HeaderRecord{weaker(func(r *wire.HeaderRecord) { r.SegmentOffset, r.Size = 2<<20, 2<<20 })}, nil},
+		{"another disk", []wire.HeaderRecord{weaker(func(r *wire.HeaderRecord) { r.UUID = "1" + r.UUID[1:] })}, nil},
+		{"null cipher", []wire.HeaderRecord{weaker(func(r *wire.HeaderRecord) { r.Cipher = "cipher_null-ecb" })}, nil},
+		{"unknown scope", []wire.HeaderRecord{weaker(func(r *wire.HeaderRecord) { r.Scope = "both" })}, nil},
+		{"scope without its place", []wire.HeaderRecord{weaker(func(r *wire.HeaderRecord) { r.Scope = wire.ScopeSecondary })}, nil},
+		{"the same digest with a scope", []wire.HeaderRecord{func() wire.HeaderRecord { r := scoped; r.Digest = first.Digest; return r }()}, nil},
+		{"no digest", []wire.HeaderRecord{weaker(func(r *wire.HeaderRecord) { r.Digest = "" })}, nil},
+	} {
+		m := w.mustMaintain(g, wire.PurposeHeaders)
+		told(t, c.what, m.RegisterHeaders(ctx, c.add, c.drop), code.MaintainHeaders)
+	}
+	if got := w.instance(id).Headers; !slices.Equal(got, []wire.HeaderRecord{first, next}) {
+		t.Errorf("after refusals: %+v", got)
+	}
+	// A later boot that opened the next header may drop the one before.
+	g2 := w.guest(id, nil)
+	rel, err := client.Launch(ctx, w.client(g2.Platform()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rel.Close()
+	if len(rel.Payload.Headers) != 2 {
+		t.Errorf("released %d records", len(rel.Payload.Headers))
+	}
+	if _, err := rel.Report(ctx, wire.ResultOpened, "", []wire.Hex32{digestOf(t, next)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.mustMaintain(g2, wire.PurposeHeaders).RegisterHeaders(ctx, nil, []wire.Hex32{digestOf(t, first)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.instance(id).Headers; !slices.Equal(got, []wire.HeaderRecord{next}) {
+		t.Errorf("in the end: %+v", got)
+	}
+}
+
+// An instance whose data has integrity keeps it, whatever a running VM asks.
+func TestSuiteIsNeverWeakened(t *testing.T) {
+	w := newWorld(t, nil)
+	id := newID()
+	inst, _ := w.add(id, Takeover)
+	strong := inst.Headers[0]
+	strong.Integrity, strong.KeyBytes = "hmac-sha256", 96
+	if err := w.state.UpdateInstance(context.Background(), id, func(i *Instance) error {
+		i.Headers = []wire.HeaderRecord{strong}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	g := w.guest(id, nil)
+	w.up(g)
+	bare := like(strong)
+	bare.Integrity, bare.KeyBytes = "none", 64
+	m := w.mustMaintain(g, wire.PurposeHeaders)
+	told(t, "integrity none after hmac", m.RegisterHeaders(ctxFor(t), []wire.HeaderRecord{bare}, nil), code.MaintainHeaders)
+}
+
+// maintainBegin sends begin by hand and reads the challenge.
+func (w *world) maintainBegin(id wire.Hex32, purpose string) (*talk, *wire.MaintainTranscript) {
+	w.t.Helper()
+	c := w.dialALPN(wire.ALPNMaintain)
+	var err error
+	if c.key, err = wire.NewKey(); err != nil {
+		w.t.Fatal(err)
+	}
+	tr := &wire.MaintainTranscript{Version: wire.Version, ID: id, Purpose: purpose, Suite: wire.SuiteID(), Key: c.key.PublicKey().Bytes()}
+	cs := c.conn.ConnectionState()
+	if err := tr.FillChannel(&cs, w.server.Pin()); err != nil {
+		w.t.Fatal(err)
+	}
+	c.send(&wire.MaintainBegin{Version: wire.Version, ID: id, Purpose: purpose, Suite: wire.SuiteHex(), Key: tr.Key})
+	ch, err := wire.Expect[*wire.Challenge](c.conn)
+	if err != nil {
+		w.t.Fatalf("challenge: %v", err)
+	}
+	tr.Nonce, c.x = ch.Nonce, ch.Exchange
+	return c, tr
+}
+
+func evidenceFor(t *testing.T, g *snpsim.Guest, data [64]byte) *wire.Evidence {
+	t.Helper()
+	e, err := g.Platform().Report(context.Background(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &wire.Evidence{Platform: e.Platform, Report: e.Report, Endorsements: e.Endorsements}
+}
+
+// Who may not maintain: each is told the same and nothing more.
+func TestMaintainAttacks(t *testing.T) {
+	w := newWorld(t, nil)
+	id, other, gone, asleep := newID(), newID(), newID(), newID()
+	for _, i := range []wire.Hex32{id, other, gone, asleep} {
+		w.add(i, Takeover)
+	}
+	g, og, gg := w.guest(id, nil), w.guest(other, nil), w.guest(gone, nil)
+	for _, x := range []*snpsim.Guest{g, og, gg} {
+		w.up(x)
+	}
+	if err := w.state.Decommission(context.Background(), gone, time.Now(), false); err != nil {
+		t.Fatal(err)
+	}
+	pending := w.guest(asleep, nil)
+	rel, err := client.Launch(ctxFor(t), w.client(pending.Platform()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rel.Close()
+	_, elsewhere := w.maintainBegin(id, wire.PurposeRotate) // another connection's transcript
+	launch := w.begin(id)
+	for _, c := range []struct {
+		name string
+		id   wire.Hex32
+		evil func(tr *wire.MaintainTranscript) *wire.Evidence
+		want code.Code
+	}{
+		{"evidence of another connection (relay)", id, func(*wire.MaintainTranscript) *wire.Evidence { return evidenceFor(t, g, elsewhere.ReportData()) }, code.ReportDataMismatch},
+		{"evidence for launch", id, func(*wire.MaintainTranscript) *wire.Evidence { return launch.evidence(g) }, code.ReportDataMismatch},
+		{"another purpose than was begun", id, func(tr *wire.MaintainTranscript) *wire.Evidence {
+			o := *tr
+			o.Purpose = wire.PurposeHeaders
+			return evidenceFor(t, g, o.ReportData())
+		}, code.ReportDataMismatch},
+		{"a second launch of the image, which never asked", id, func(tr *wire.MaintainTranscript) *wire.Evidence {
+			return evidenceFor(t, w.guest(id, nil), tr.ReportData())
+		}, code.BootNotCurrent},
+		{"another instance's VM", id, func(tr *wire.MaintainTranscript) *wire.Evidence { return evidenceFor(t, og, tr.ReportData()) }, code.HostDataMismatch},
+		{"a boot that did not report", asleep, func(tr *wire.MaintainTranscript) *wire.Evidence { return evidenceFor(t, pending, tr.ReportData()) }, code.BootNotCurrent},
+		{"a decommissioned VM", gone, func(tr *wire.MaintainTranscript) *wire.Evidence { return evidenceFor(t, gg, tr.ReportData()) }, code.InstanceDecommissioned},
+		{"an ID that nobody registered", newID(), func(tr *wire.MaintainTranscript) *wire.Evidence {
+			return evidenceFor(t, w.guest(tr.ID, nil), tr.ReportData())
+		}, code.InstanceUnknown},
+		{"a changed image", id, func(tr *wire.MaintainTranscript) *wire.Evidence {
+			return evidenceFor(t, w.guest(id, func(c *snpsim.GuestConfig) { c.Measurement[0] ^= 1 }), tr.ReportData())
+		}, code.MeasurementUnknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn, tr := w.maintainBegin(c.id, wire.PurposeRotate)
+			conn.send(c.evil(tr))
+			_, err := wire.Expect[*wire.MaintainState](conn.conn)
+			ans, ok := errors.AsType[*wire.AnswerError](err)
+			if !ok || ans.Seconds != 0 || ans.Code != code.MaintainRefused {
+				t.Fatalf("%v, want refused with %s", err, code.MaintainRefused)
+			}
+			found, err := FindDecisions(w.decisions, ans.Exchange)
+			if err != nil || len(found) != 1 || found[0].Code != c.want {
+				t.Errorf("decided %+v, %v; want %s", found, err, c.want)
+			}
+		})
+	}
+	// Evidence serves once: the same report on the same connection's successor.
+	conn, tr := w.maintainBegin(id, wire.PurposeHeaders)
+	ev := evidenceFor(t, g, tr.ReportData())
+	conn.send(ev)
+	if _, err := wire.Expect[*wire.MaintainState](conn.conn); err != nil {
+		t.Fatal(err)
+	}
+	again, _ := w.maintainBegin(id, wire.PurposeHeaders)
+	again.send(ev)
+	if _, err := wire.Expect[*wire.MaintainState](again.conn); err == nil {
+		t.Error("a report was taken twice")
+	}
+	// A request of another purpose, and one that is no request.
+	for _, m := range []wire.Message{&wire.Rotate{}, &wire.Ack{Boot: 1}} {
+		conn, tr := w.maintainBegin(id, wire.PurposeHeaders)
+		conn.send(evidenceFor(t, g, tr.ReportData()))
+		if _, err := wire.Expect[*wire.MaintainState](conn.conn); err != nil {
+			t.Fatal(err)
+		}
+		conn.send(m)
+		_, err := wire.Expect[*wire.Release](conn.conn)
+		if ans, ok := errors.AsType[*wire.AnswerError](err); !ok || ans.Code != code.LaunchMalformed {
+			t.Errorf("%T: %v", m, err)
+		}
+	}
+	if i := w.instance(id); i.Rotation != "" {
+		t.Errorf("an attack opened a rotation: %+v", i)
+	}
+}
+
+// A boot that another took over from, or an instance that was decommissioned,
+// gets nothing on a channel that is open already.
+func TestMaintainAsksAgain(t *testing.T) {
+	w := newWorld(t, nil)
+	id := newID()
+	inst, _ := w.add(id, Takeover)
+	g := w.guest(id, nil)
+	w.up(g)
+	m := w.mustMaintain(g, wire.PurposeHeaders)
+	w.up(w.guest(id, nil))
+	told(t, "taken over", m.RegisterHeaders(ctxFor(t), []wire.HeaderRecord{like(inst.Headers[0])}, nil), code.MaintainRefused)
+
+	g = w.guest(id, nil)
+	w.up(g)
+	m = w.mustMaintain(g, wire.PurposeHeaders)
+	if err := w.state.Decommission(context.Background(), id, time.Now(), false); err != nil {
+		t.Fatal(err)
+	}
+	told(t, "decommissioned", m.RegisterHeaders(ctxFor(t), []wire.HeaderRecord{like(inst.Headers[0])}, nil), code.MaintainRefused)
+	if got := w.instance(id).Headers; len(got) != 1 {
+		t.Errorf("registered %+v", got)
+	}
+}
+
+// One instance's VM cannot keep the verifier busy, and does not lock others out.
+func TestMaintainFlood(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.Limits.IDBurst, o.Limits.IDRate = 4, 1e-9 })
+	id, other := newID(), newID()
+	inst, _ := w.add(id, Takeover)
+	w.add(other, Takeover)
+	g, og := w.guest(id, nil), w.guest(other, nil)
+	w.up(g)
+	w.up(og)
+	for range 4 {
+		w.mustMaintain(g, wire.PurposeHeaders)
+	}
+	conn, tr := w.maintainBegin(id, wire.PurposeHeaders)
+	conn.send(evidenceFor(t, g, tr.ReportData()))
+	if _, err := wire.Expect[*wire.MaintainState](conn.conn); err == nil || !strings.Contains(err.Error(), string(code.VerifierBusy)) {
+		t.Errorf("fifth: %v", err)
+	}
+	m := w.mustMaintain(og, wire.PurposeHeaders)
+	r := like(inst.Headers[0])
+	var err error
+	for range wire.MaxRequests + 1 {
+		if err = m.RegisterHeaders(ctxFor(t), []wire.HeaderRecord{r}, nil); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		t.Error("requests without end on one channel")
+	}
+}
+
+func TestRotateKeys(t *testing.T) {
+	w := newWorld(t, nil)
+	id := newID()
+	inst, old := w.add(id, Takeover)
+	g := w.guest(id, nil)
+	w.up(g)
+	ctx := ctxFor(t)
+	_, err := w.mustMaintain(g, wire.PurposeRotate).Rotate(ctx)
+	told(t, "a rotation that the owner did not open", err, code.MaintainRotation)
+
+	s, err := w.state.OpenRotation(ctx, id, true) // verifier instance rotate
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Zero()
+	rotate := func(g *snpsim.Guest) (*client.Maintenance, *wire.Payload) {
+		t.Helper()
+		m := w.mustMaintain(g, wire.PurposeRotate)
+		p, err := m.Rotate(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m, p
+	}
+	m, p := rotate(g)
+	if !p.PreviousDiskKey.Equal(old) || p.DiskKey.Equal(old) || p.DiskKey.Len() != diskKeySize {
+		t.Fatal("the keys are not the old one and a new one")
+	}
+	_, again := rotate(g)
+	if !again.DiskKey.Equal(p.DiskKey) || !again.PreviousDiskKey.Equal(old) {
+		t.Error("asking again gave other keys")
+	}
+	next := like(inst.Headers[0])
+	if err := m.RegisterHeaders(ctx, []wire.HeaderRecord{next}, nil); err != nil {
+		t.Fatal(err)
+	}
+	// A boot in the middle gets both keys and both records.
+	g = w.guest(id, nil)
+	if got := w.up(g); !got.DiskKey.Equal(p.DiskKey) || !got.PreviousDiskKey.Equal(old) || len(got.Headers) != 2 {
+		t.Errorf("released %d records", len(got.Headers))
+	}
+	m, _ = rotate(g)
+	bogus := w.mustMaintain(g, wire.PurposeRotate)
+	told(t, "keeping an unknown record", bogus.EndRotation(ctx, false, newID()), code.MaintainRotation)
+	for range 2 {
+		if err := m.EndRotation(ctx, false, digestOf(t, next)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g = w.guest(id, nil)
+	if got := w.up(g); !got.DiskKey.Equal(p.DiskKey) || got.PreviousDiskKey.Len() != 0 || !slices.Equal(got.Headers, []wire.HeaderRecord{next}) {
+		t.Errorf("after the rotation: %+v", got.Headers)
+	}
+
+	// The VM may open one itself where its record says so; it is given up again.
+	if err := w.state.UpdateInstance(ctx, id, func(i *Instance) error { i.MayRotate = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	m, p2 := rotate(g)
+	if !p2.PreviousDiskKey.Equal(p.DiskKey) {
+		t.Error("the second rotation begins with another key")
+	}
+	for range 2 {
+		if err := m.EndRotation(ctx, true, digestOf(t, next)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(p.DiskKey) || got.PreviousDiskKey.Len() != 0 || len(got.Headers) != 1 {
+		t.Error("after the abort the release is another one")
+	}
+}
+
+// However often the verifier dies between two writes of a rotation, the key of
+// the disk as it is stays in the release.
+func TestRotationInterrupted(t *testing.T) {
+	w := newWorld(t, nil)
+	id := newID()
+	inst, old := w.add(id, Takeover)
+	ctx := ctxFor(t)
+	set := func(rotation string, key, previous *secret.Bytes) {
+		t.Helper()
+		if err := w.state.update(ctx, id, func(i *Instance) error { i.Rotation = rotation; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		s, err := w.state.updateSecrets(ctx, id, func(s *Secrets) error {
+			s.DiskKey, s.PreviousDiskKey = secret.Copy(key.Bytes()), secret.Copy(previous.Bytes())
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Zero()
+	}
+	none, next := secret.New(0), secret.Random(32)
+	keep := digestOf(t, inst.Headers[0])
+	open := func() (key, previous *secret.Bytes) {
+		s, err := w.state.OpenRotation(ctx, id, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.DiskKey, s.PreviousDiskKey
+	}
+	// Opening: the instance says so, the keys are the old ones still.
+	set(wire.RotationRotate, old, none)
+	if key, prev := open(); !prev.Equal(old) || key.Equal(old) {
+		t.Error("opening again after a crash lost the key")
+	}
+	// Done: the record is there, the previous key still too.
+	set(wire.RotationNone, next, old)
+	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(next) || got.PreviousDiskKey.Len() != 0 {
+		t.Error("a key that is over was released")
+	}
+	if err := w.state.EndRotation(ctx, id, false, keep); err != nil {
+		t.Error(err)
+	}
+	set(wire.RotationNone, next, old)
+	if _, prev := open(); !prev.Equal(next) {
+		t.Error("a rotation began with a key that is over")
+	}
+	// Abort: the keys are back, the instance says that a rotation is open.
+	set(wire.RotationRotate, old, none)
+	if err := w.state.EndRotation(ctx, id, true, keep); err != nil {
+		t.Error(err)
+	}
+	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(old) {
+		t.Error("aborting again lost the key")
+	}
+}
+
+func TestEnrolKeys(t *testing.T) {
+	w := newWorld(t, nil)
+	id := newID()
+	ctx := ctxFor(t)
+	inst := &Instance{ID: id, Measurements: []Measurement{{Digest: appraise.Hex48(digest).String(), Source: "test"}}, OnSecond: Takeover, MayRotate: true}
+	if err := w.state.AddInstance(ctx, inst, &Secrets{}); err != nil {
+		t.Fatal(err)
+	}
+	g := w.guest(id, nil)
+	w.up(g)
+	m := w.mustMaintain(g, wire.PurposeHeaders)
+	told(t, "a header of an instance without a disk", m.RegisterHeaders(ctx, []wire.HeaderRecord{record()}, nil), code.MaintainHeaders)
+	m = w.mustMaintain(g, wire.PurposeRotate)
+	p, err := m.Rotate(ctx)
+	if err != nil || p.DiskKey.Len() != diskKeySize || p.PreviousDiskKey.Len() != 0 {
+		t.Fatalf("%v", err)
+	}
+	r := record()
+	if err := m.RegisterHeaders(ctx, []wire.HeaderRecord{r}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := m.Rotate(ctx); err != nil || !again.DiskKey.Equal(p.DiskKey) || again.PreviousDiskKey.Len() != 0 {
+		t.Errorf("asking again: %v", err)
+	}
+	if err := m.EndRotation(ctx, false, digestOf(t, r)); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(p.DiskKey) || len(got.Headers) != 1 {
+		t.Error("the release lacks the key or the record")
+	}
+}
+
+func nomination(b byte) *wire.Nominate {
+	d := [48]byte{b, 1}
+	return &wire.Nominate{Digest: hex.EncodeToString(d[:]), Kernel: wire.Hex32{b}, Initrd: wire.Hex32{b}, Cmdline: wire.Hex32{b}, Source: "linux-image 6.12"}
+}
+
+func TestNominate(t *testing.T) {
+	w := newWorld(t, nil)
+	id := newID()
+	w.add(id, Takeover)
+	g := w.guest(id, nil)
+	w.up(g)
+	ctx := ctxFor(t)
+	next := func(b byte) *snpsim.Guest {
+		return w.guest(id, func(c *snpsim.GuestConfig) { c.Measurement = [48]byte{b, 1} })
+	}
+	// Without the owner's word it waits, and boots nothing.
+	if ok, err := w.mustMaintain(g, wire.PurposeNominate).Nominate(ctx, nomination(1)); ok || err != nil {
+		t.Fatalf("allowed %v, %v", ok, err)
+	}
+	if _, err := client.Launch(ctx, w.client(next(1).Platform())); err == nil {
+		t.Error("a digest that waits was released to")
+	}
+	if _, err := w.state.DecideNomination(ctx, id, nomination(2).Digest, true, time.Now()); err == nil {
+		t.Error("approved what nobody nominated")
+	}
+	if _, err := w.state.DecideNomination(ctx, id, nomination(1).Digest, false, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := w.mustMaintain(g, wire.PurposeNominate).Nominate(ctx, nomination(1)); ok || err != nil {
+		t.Fatalf("after the owner's no: allowed %v, %v", ok, err)
+	}
+	if _, err := w.state.DecideNomination(ctx, id, nomination(1).Digest, true, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	// Approved: both boot until the new one has; then the old one is over.
+	g = w.guest(id, nil)
+	w.up(g)
+	if ok, err := w.mustMaintain(g, wire.PurposeNominate).Nominate(ctx, nomination(1)); !ok || err != nil {
+		t.Errorf("nominated again: %v, %v", ok, err)
+	}
+	g = next(1)
+	w.up(g)
+	if _, err := client.Launch(ctx, w.client(w.guest(id, nil).Platform())); !errors.Is(err, client.ErrRefused) {
+		t.Errorf("the old digest after the new one booted: %v", err)
+	}
+	// With -may-nominate, at most two are on their way; the newest count.
+	if err := w.state.UpdateInstance(ctx, id, func(i *Instance) error { i.MayNominate = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	m := w.mustMaintain(g, wire.PurposeNominate)
+	for b := byte(2); b <= 4; b++ {
+		if ok, err := m.Nominate(ctx, nomination(b)); !ok || err != nil {
+			t.Errorf("nomination %d: %v, %v", b, ok, err)
+		}
+	}
+	if got := w.instance(id).Measurements; len(got) != 3 || got[0].Digest != nomination(1).Digest || got[1].Digest != nomination(3).Digest {
+		t.Errorf("digests %+v", got)
+	}
+	if _, err := client.Launch(ctx, w.client(next(2).Platform())); !errors.Is(err, client.ErrRefused) {
+		t.Errorf("a nomination that others replaced: %v", err)
+	}
+	// A failed boot of the new one drops nothing: the old one is the way back.
+	rel, err := client.Launch(ctx, w.client(next(3).Platform()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rel.Report(ctx, wire.ResultFailed, code.LUKSWrongKey, nil); err != nil {
+		t.Fatal(err)
+	}
+	rel.Close()
+	w.up(next(1))
+	w.up(next(3))
+	if got := w.instance(id).Measurements; len(got) != 2 || got[0].Digest != nomination(3).Digest || got[0].Nominated != 0 || got[1].Digest != nomination(4).Digest {
+		t.Errorf("after the third booted: %+v", got)
+	}
+}
