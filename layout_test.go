@@ -132,6 +132,7 @@ func TestGuestContents(t *testing.T) {
 		{"github.com/google/go-sev-guest/verify", "the verifier's side"},
 		{"github.com/anatol/luks.go", "it must never read a header that the host can write"},
 		{"html", "a web stack"},
+		{"github.com/vishvananda/netlink", "200 KB; initramfs/rtnl asks for what init needs"},
 		{"regexp", "240 KB with its tables; internal/form checks names"},
 		{"text/template", "size, and it keeps every method alive"},
 	}

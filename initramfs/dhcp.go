@@ -9,7 +9,6 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
-	"github.com/vishvananda/netlink"
 
 	"attestbox/initramfs/config"
 )
@@ -103,11 +102,11 @@ func (in *Init) renew(ctx context.Context) {
 			in.log.step("network", "renewing the lease: %v", err)
 			continue
 		}
-		a, err := in.dhcp(ctx, link.Attrs().Name)
+		a, err := in.dhcp(ctx, link.Name)
 		if err != nil {
 			return // ctx ended
 		}
-		if err := apply(netlink.Link(link), a); err != nil {
+		if err := apply(link, a); err != nil {
 			in.log.step("network", "renewing the lease: %v", err)
 		}
 		lease = a.lease

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,10 +11,9 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"attestbox/initramfs/config"
+	"attestbox/initramfs/rtnl"
 	"attestbox/internal/code"
 )
 
@@ -45,9 +43,16 @@ func (in *Init) network(ctx context.Context) (string, error) {
 }
 
 func (in *Init) networkUp(ctx context.Context, n config.Network) (string, error) {
-	if lo, err := netlink.LinkByName("lo"); err == nil {
-		if err := netlink.LinkSetUp(lo); err != nil {
-			return "", fmt.Errorf("bringing lo up: %w", err)
+	links, err := rtnl.Links()
+	if err != nil {
+		return "", fmt.Errorf("listing interfaces: %w", err)
+	}
+	for _, l := range links {
+		if !l.Loopback {
+			continue
+		}
+		if err := rtnl.Up(l.Index); err != nil {
+			return "", fmt.Errorf("bringing %s up: %w", l.Name, err)
 		}
 	}
 	if n.Method == config.None {
@@ -57,8 +62,8 @@ func (in *Init) networkUp(ctx context.Context, n config.Network) (string, error)
 	if err != nil {
 		return "", err
 	}
-	name := link.Attrs().Name
-	if err := netlink.LinkSetUp(link); err != nil {
+	name := link.Name
+	if err := rtnl.Up(link.Index); err != nil {
 		return "", fmt.Errorf("bringing %s up: %w", name, err)
 	}
 	var a *address
@@ -91,18 +96,17 @@ func (in *Init) networkUp(ctx context.Context, n config.Network) (string, error)
 
 // findLink waits for the named interface, or for the first that is neither
 // loopback nor virtual.
-func findLink(ctx context.Context, name string) (netlink.Link, error) {
+func findLink(ctx context.Context, name string) (*rtnl.Link, error) {
 	ctx, cancel := context.WithTimeout(ctx, interfaceWait)
 	defer cancel()
 	for {
-		links, err := netlink.LinkList()
+		links, err := rtnl.Links()
 		if err != nil {
 			return nil, fmt.Errorf("listing interfaces: %w", err)
 		}
 		for _, l := range links { // the kernel lists them by index
-			a := l.Attrs()
-			if name == a.Name || name == "" && a.Flags&net.FlagLoopback == 0 && l.Type() == "device" && len(a.HardwareAddr) == 6 {
-				return l, nil
+			if name == l.Name || name == "" && !l.Loopback && !l.Virtual && len(l.Address) == 6 {
+				return &l, nil
 			}
 		}
 		select {
@@ -130,18 +134,14 @@ func staticAddress(n config.Network) (*address, error) {
 	return a, nil
 }
 
-func apply(link netlink.Link, a *address) error {
-	addr := &netlink.Addr{IPNet: &net.IPNet{IP: a.prefix.Addr().AsSlice(), Mask: net.CIDRMask(a.prefix.Bits(), a.prefix.Addr().BitLen())}}
-	if a.prefix.Addr().Is6() {
-		addr.Flags = unix.IFA_F_NODAD // a host could hold detection up for ever
-	}
-	if err := netlink.AddrReplace(link, addr); err != nil {
+func apply(link *rtnl.Link, a *address) error {
+	if err := rtnl.SetAddress(link.Index, a.prefix); err != nil {
 		return fmt.Errorf("setting address %s: %w", a.prefix, err)
 	}
 	if !a.gateway.IsValid() {
 		return nil
 	}
-	if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: a.gateway.AsSlice()}); err != nil {
+	if err := rtnl.SetDefaultRoute(link.Index, a.gateway); err != nil {
 		return fmt.Errorf("setting the route over %s: %w", a.gateway, err)
 	}
 	return nil
