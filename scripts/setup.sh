@@ -14,6 +14,8 @@ if [ "${1:-}" = test ]; then
   need cryptsetup cryptsetup-bin
   need gcc gcc libc6-dev # the race detector
   need git git
+  need jq jq   # cryptsetup's generators of headers
+  need xxd xxd
   need mmdebstrap mmdebstrap
 fi
 install_missing

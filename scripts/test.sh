@@ -23,6 +23,7 @@ ok
 step build
 make -s build
 eval "export $(scripts/kernel.sh)"
+eval "export $(scripts/cryptsetup-src.sh)"
 ok
 
 for tags in "" guest simdevice; do

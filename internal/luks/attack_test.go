@@ -192,6 +192,8 @@ func TestMetadataAttacks(t *testing.T) {
 		{"keyslots as list", "KEYSLOTS", `[]`, code.LUKSJSON, true},
 		{"not UTF-8", `"type":"luks2"`, "\"type\":\"luks\xff\"", code.LUKSJSON, true},
 		{"second value", "END", `{}`, code.LUKSJSON, true},
+		{"space before", `{"keyslots":{`, ` {"keyslots":{`, code.LUKSJSON, true},
+		{"line end behind", "END", "\n", code.LUKSJSON, true},
 		{"cut off", "ALL", `{"keyslots":{"0":{"type":"luks2"`, code.LUKSJSON, true},
 		{"empty", "ALL", ``, code.LUKSJSON, true},
 		{"deep", "ALL", strings.Repeat(`{"tokens":`, 500), code.LUKSJSON, true},
