@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"attestbox/internal/code"
+	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/wire"
 )
@@ -55,7 +56,8 @@ func (in *Init) waitDevice(ctx context.Context, device string) error {
 // unlock opens a disk with the released key. The verifier may deliver several
 // header records, and two keys, while a key is being rotated: the record whose
 // digest is the disk's is the one that counts, and the older key is tried for
-// that header alone.
+// that header alone. Records of one header copy count where none of the whole
+// area does.
 func (in *Init) unlock(ctx context.Context, device, name string, p *wire.Payload) (*Unlocked, error) {
 	if p.DiskKey.Len() == 0 || len(p.Headers) == 0 {
 		return nil, code.Wrap(code.BootRelease, fmt.Errorf("the release holds no key or no header record for %s", device))
@@ -68,8 +70,9 @@ func (in *Init) unlock(ctx context.Context, device, name string, p *wire.Payload
 		return nil, err
 	}
 	var last error
-	for i := range p.Headers {
-		h := &p.Headers[i]
+	headers := luks.WholeFirst(p.Headers)
+	for i := range headers {
+		h := &headers[i]
 		u, err := in.deps.Unlock(ctx, device, name, h, p.DiskKey)
 		if c, _ := code.Of(err); c == code.LUKSWrongKey && p.PreviousDiskKey.Len() > 0 {
 			u, err = in.deps.Unlock(ctx, device, name, h, p.PreviousDiskKey)

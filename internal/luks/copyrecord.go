@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"attestbox/internal/code"
 	"attestbox/internal/wire"
@@ -71,6 +72,25 @@ func Matches(area []byte, r *wire.HeaderRecord) bool {
 	got := digestCovered(area, r)
 	want, err := hex.DecodeString(r.Digest)
 	return err == nil && subtle.ConstantTimeCompare(got[:], want) == 1
+}
+
+// Assembled is the header area that a record stands for, of one that matches:
+// the area itself, or for a scoped record a whole one made of what it covers.
+func Assembled(area []byte, r *wire.HeaderRecord) ([]byte, error) {
+	if !Matches(area, r) {
+		return nil, code.Wrap(code.LUKSHeaderDigest, errors.New("the header area is not the one of the record"))
+	}
+	return assemble(area[:r.Size], r)
+}
+
+// WholeFirst is the order in which records are tried: those of a whole header
+// area before those of one copy.
+func WholeFirst(records []wire.HeaderRecord) []wire.HeaderRecord {
+	out := slices.Clone(records)
+	slices.SortStableFunc(out, func(a, b wire.HeaderRecord) int {
+		return min(len(a.Scope), 1) - min(len(b.Scope), 1)
+	})
+	return out
 }
 
 // assemble makes a whole header area from what a scoped record covers, whose

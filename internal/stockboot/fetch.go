@@ -14,6 +14,7 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
+	"attestbox/internal/luks"
 	"attestbox/internal/platform"
 	"attestbox/internal/secret"
 	"attestbox/internal/unlock"
@@ -166,14 +167,15 @@ func (b *Boot) header(ctx context.Context, p *wire.Payload) ([]byte, *wire.Heade
 		return nil, nil, nil, code.Wrap(code.BootRelease, fmt.Errorf("the release holds no key or no header record for %s", device))
 	}
 	var last error
-	for i := range p.Headers {
+	headers := luks.WholeFirst(p.Headers)
+	for i := range headers {
 		for _, key := range []*secret.Bytes{p.DiskKey, p.PreviousDiskKey} {
 			if key.Len() == 0 {
 				continue
 			}
-			area, err := b.machine().Header(ctx, device, &p.Headers[i], key)
+			area, err := b.machine().Header(ctx, device, &headers[i], key)
 			if err == nil {
-				return area, &p.Headers[i], secret.Copy(key.Bytes()), nil
+				return area, &headers[i], secret.Copy(key.Bytes()), nil
 			}
 			last = err
 			if c, _ := code.Of(err); c != code.LUKSWrongKey {

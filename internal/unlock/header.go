@@ -14,7 +14,8 @@ import (
 // Header is for a disk that another program opens: it reads the header area of
 // device once, and returns these bytes if they are the registered ones, hold
 // every rule, and key opens them. That program must be given the returned bytes
-// as a detached header. The caller keeps key.
+// as a detached header. Of a scoped record they are made of what it covers, so
+// that no program sees the other copy. The caller keeps key.
 func Header(ctx context.Context, device string, record *wire.HeaderRecord, key *secret.Bytes) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -33,5 +34,5 @@ func Header(ctx context.Context, device string, record *wire.HeaderRecord, key *
 		return nil, fmt.Errorf("judging the header of %q: %w", device, err)
 	}
 	v.Close()
-	return area, nil
+	return luks.Assembled(area, record)
 }
