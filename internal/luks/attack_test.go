@@ -37,7 +37,7 @@ func TestMetadataAttacks(t *testing.T) {
 		return `"kdf":{"type":"argon2id","time":` + time + `,"memory":` + memory + `,"cpus":` + cpus + `,"salt":"` + salt32 + `"}}`
 	}
 	const iv, objects = `"iv_tweak":"0"`, code.LUKSObjects
-	for _, tc := range []struct {
+	attacks := []struct {
 		name     string
 		old, new string // the first old becomes new; a new in capitals below is special
 		want     code.Code
@@ -199,7 +199,11 @@ func TestMetadataAttacks(t *testing.T) {
 		{"deep", "ALL", strings.Repeat(`{"tokens":`, 500), code.LUKSJSON, true},
 		{"deep lists", `"tokens":{}`, `"tokens":{"0":` + strings.Repeat("[", 400) + strings.Repeat("]", 400) + `}`, code.LUKSJSON, true},
 		{"not terminated", "ALL", v.json() + strings.Repeat(" ", minHdrSize-binSize-len(v.json())), code.LUKSJSON, true},
-	} {
+	}
+	if len(attacks) < 137 { // what docs/luks.md says
+		t.Errorf("only %d attacks on the metadata", len(attacks))
+	}
+	for _, tc := range attacks {
 		t.Run(tc.name, func(t *testing.T) {
 			text := v.json()
 			between := func(from, to string) string {

@@ -92,7 +92,9 @@ const (
 	// minMemoryKiB is argon2's own minimum for four lanes.
 	minMemoryKiB = 8 * maxLanes
 
-	maxJSON  = maxHdrSize - binSize
+	// maxJSON is what the smallest header holds. One keyslot needs a tenth of
+	// it; 4 MiB of keyslots would be a gigabyte of Go values.
+	maxJSON  = minHdrSize - binSize
 	maxKey   = 8 << 20 // what cryptsetup reads of a key file by default
 	maxSlots = 32
 )

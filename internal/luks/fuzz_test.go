@@ -25,6 +25,7 @@ func FuzzHeader(f *testing.F) {
 	f.Add(v.header[:2*minHdrSize], false)
 	f.Add([]byte(magicPrimary), false)
 	f.Fuzz(func(t *testing.T, data []byte, mend bool) {
+		defer bounded(t, "header")()
 		h := make([]byte, 2*minHdrSize+2*suites[0].areaSize())
 		copy(h, data)
 		if size := binary.BigEndian.Uint64(h[offHdrSize:]); mend && validHdrSize(size) && size <= uint64(len(h))/2 {
@@ -74,6 +75,7 @@ func FuzzMetadata(f *testing.F) {
 	f.Add(v.json())
 	f.Add(`{"keyslots":{},"tokens":{},"segments":{},"digests":{},"config":{"json_size":"12288","keyslots_size":"516096"}}`)
 	f.Fuzz(func(t *testing.T, text string) {
+		defer bounded(t, "metadata")()
 		if len(text) > minHdrSize-binSize || bytes.IndexByte([]byte(text), 0) >= 0 {
 			return
 		}
@@ -102,6 +104,7 @@ func FuzzRecord(f *testing.F) {
 	text, _ := json.Marshal(v.record)
 	f.Add(text)
 	f.Fuzz(func(t *testing.T, data []byte) {
+		defer bounded(t, "record")()
 		var r wire.HeaderRecord
 		if json.Unmarshal(data, &r) != nil || CheckRecord(&r) != nil {
 			return

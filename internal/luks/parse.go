@@ -162,11 +162,12 @@ func RecordOf(header []byte) (*wire.HeaderRecord, error) {
 // ReadHeader reads what a tool without a record needs of a device, an image or
 // a detached header: its first bytes, at most MaxHeaderArea.
 func ReadHeader(r io.ReaderAt) ([]byte, error) {
-	b, err := io.ReadAll(io.NewSectionReader(r, 0, MaxHeaderArea))
-	if err != nil {
+	buf := make([]byte, MaxHeaderArea)
+	n, err := r.ReadAt(buf, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, code.Wrap(code.LUKSRead, fmt.Errorf("reading LUKS header: %w", err))
 	}
-	return b, nil
+	return buf[:n], nil
 }
 
 // readArea reads exactly size bytes from the start, once.

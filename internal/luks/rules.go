@@ -124,6 +124,9 @@ func (s *state) ruleJSON() error {
 	if len(s.json) == int(s.hdrSize)-binSize {
 		return errors.New("metadata is not terminated")
 	}
+	if len(s.json) > maxJSON {
+		return fmt.Errorf("metadata of %d bytes, at most %d", len(s.json), maxJSON)
+	}
 	if len(s.json) < 2 || s.json[0] != '{' || s.json[len(s.json)-1] != '}' {
 		return errors.New("metadata does not begin with { and end with }") // no space around it
 	}
