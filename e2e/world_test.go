@@ -223,6 +223,7 @@ func (w *world) instance(t *testing.T, image, disk string) (id string) {
 type boot struct {
 	kernel, initrd, cmdline string // files, and the line itself
 	id, disk                string
+	inPlace                 string // disk image that keeps what the guest writes; empty: a copy of disk
 	extra                   []string
 	whileUp                 func(qmp string) // called when the real system is up; nil: it powers itself off
 }
@@ -247,8 +248,11 @@ func (b *boot) run(t *testing.T, w *world) string {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
-	disk := filepath.Join(dir, "disk.img")
-	w.run(t, "cp", w.path(b.disk+".img"), disk)
+	disk := b.inPlace
+	if disk == "" {
+		disk = filepath.Join(dir, "disk.img")
+		w.run(t, "cp", w.path(b.disk+".img"), disk)
+	}
 	qmp := filepath.Join(dir, "qmp")
 	args := append([]string{"snp-sim", "run", "-chip", w.path("chip"), "-kernel", b.kernel, "-initrd", b.initrd, "-append", b.cmdline,
 		"-host-data", b.id, "-disk", disk, "-vcpu-type", "EPYC-Milan", "-timeout", "4m", "-qmp", qmp, "-console", "-"}, b.extra...)

@@ -31,6 +31,8 @@ type fakeVerifier struct {
 	Refuse  bool               `json:"refuse"`
 	NoAck   bool               `json:"no_ack"`
 	Time    int64              `json:"time"`
+	// Committed is C; the boot is always number 3.
+	Committed uint64 `json:"committed"`
 }
 
 func guestMain() {
@@ -56,7 +58,7 @@ func fakeLaunch(b []byte, log *console) (*release, error) {
 	if f.Refuse {
 		return nil, code.Wrap(code.LaunchRefused, &wire.AnswerError{Exchange: wire.ExchangeID{0xab}, Code: code.LaunchRefused})
 	}
-	p := &wire.Payload{Boot: 3, Time: f.Time, MinPolicyVersion: 5, DiskKey: secret.Take(f.Key), OutcomeKey: secret.Random(32)}
+	p := &wire.Payload{Boot: 3, Committed: f.Committed, Time: f.Time, MinPolicyVersion: 5, DiskKey: secret.Take(f.Key), OutcomeKey: secret.Random(32)}
 	if f.Record != nil {
 		p.Headers = []wire.HeaderRecord{*f.Record}
 	}

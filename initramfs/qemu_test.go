@@ -204,7 +204,8 @@ func TestSwitchRoot(t *testing.T) {
 	vm := v.boot(t)
 	expect(t, vm,
 		"] modules: ", "] network: eth0 10.0.2.15/24 by dhcp", "] attest: released by fake, boot 3 (exchange feed)",
-		"] clock: set forward", "] unlock: /dev/vda is /dev/", "] mount: ", `outcome "opened" "", 1 headers`,
+		"] clock: set forward", "] unlock: /dev/vda is /dev/", "] mount: ",
+		"] counter: found 0, wrote 3", `outcome "opened" "", 1 headers`,
 		"] outcome: boot 3 acknowledged", "] switch-root: starting /sbin/init",
 		"guest: system: up", `guest: system: args ["/sbin/init"] env ["HOME=/" "TERM=linux" "PATH=`,
 		"guest: system: /proc/sys/kernel/sysrq: 0",

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"attestbox/initramfs/config"
+	"attestbox/internal/bootcount"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/platform"
@@ -50,6 +53,7 @@ func (in *Init) prepare(ctx context.Context) error {
 // release is a client.Release as far as init uses it.
 type release struct {
 	payload  *wire.Payload
+	id       wire.Hex32 // of this instance
 	exchange string
 	from     string
 	report   func(ctx context.Context, result string, reason code.Code, headers []wire.Hex32) (*wire.Ack, error)
@@ -68,7 +72,7 @@ func launch(ctx context.Context, in *Init, p platform.Platform) (*release, error
 	if err != nil {
 		return nil, err
 	}
-	return &release{payload: r.Payload, exchange: r.Exchange.String(), from: r.Server, report: r.Report, close: r.Close}, nil
+	return &release{payload: r.Payload, id: r.ID, exchange: r.Exchange.String(), from: r.Server, report: r.Report, close: r.Close}, nil
 }
 
 // attest asks the verifier. From here on in.rel has an owner: end.
@@ -95,7 +99,7 @@ func unlockDisk(ctx context.Context, device, name string, record *wire.HeaderRec
 	return &Unlocked{Node: r.Node, HeaderDigest: r.HeaderDigest}, nil
 }
 
-// openDisk is the steps unlock and mount.
+// openDisk is the steps unlock, mount and counter.
 func (in *Init) openDisk(ctx context.Context, device, name, target, fstype string, options []string) error {
 	u, err := in.unlock(ctx, device, name, in.rel.payload)
 	if err != nil {
@@ -109,6 +113,22 @@ func (in *Init) openDisk(ctx context.Context, device, name, target, fstype strin
 		return err
 	}
 	in.log.step("mount", "%s (%s) on %s", u.Node, fstype, target)
+	return in.count(target, fstype)
+}
+
+// count compares the boot counter of a mounted volume with the release and
+// writes this boot's number, before anybody is told that the volume is open.
+func (in *Init) count(target, fstype string) error {
+	if slices.Contains(config.ReadOnlyFSTypes, fstype) {
+		in.log.step("counter", "none: nothing on %s changes, and another image of it has another header", fstype)
+		return nil
+	}
+	p := in.rel.payload
+	found, err := bootcount.Advance(in.path(target), bootcount.Boot{ID: in.rel.id, Number: p.Boot, Committed: p.Committed})
+	if err != nil {
+		return err
+	}
+	in.log.step("counter", "found %d, wrote %d", found, p.Boot)
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"attestbox/initramfs/config"
+	"attestbox/internal/bootcount"
 	"attestbox/internal/code"
 	"attestbox/internal/platform"
 	"attestbox/internal/platform/sevguest"
@@ -248,6 +249,34 @@ func TestMountOptions(t *testing.T) {
 	wantCode(t, code.Wrap(code.BootMount, sameDevice(os.DevNull, "/")), code.BootMount)
 }
 
+// The counter is in the volume before anything is reported, and a volume that
+// is too old, or another instance's, is not reported as opened.
+func TestCounter(t *testing.T) {
+	in, _, out := fakeInit(t)
+	in.rel = &release{payload: &wire.Payload{Boot: 7, Committed: 0}, id: wire.Hex32{1}}
+	if err := os.MkdirAll(in.path(sysroot), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, fs := range config.ReadOnlyFSTypes {
+		if err := in.count(sysroot, fs); err != nil || !strings.Contains(out.String(), "counter: none") {
+			t.Errorf("%s: %v", fs, err)
+		}
+	}
+	if err := in.count(sysroot, "ext4"); err != nil || !strings.Contains(out.String(), "counter: found 0, wrote 7") {
+		t.Errorf("%v, %q", err, out)
+	}
+	if b, err := os.ReadFile(in.path(sysroot + "/.attestbox/boot")); err != nil || string(b) != string(bootcount.Marshal(7)) {
+		t.Errorf("%q, %v", b, err)
+	}
+	in.rel.payload = &wire.Payload{Boot: 9, Committed: 8}
+	wantCode(t, in.count(sysroot, "ext4"), code.BootRollback)
+	in.rel.payload = &wire.Payload{Boot: 6, Committed: 5}
+	wantCode(t, in.count(sysroot, "ext4"), code.BootRollback)
+	in.rel.payload = &wire.Payload{Boot: 8, Committed: 7}
+	put(t, in, sysroot+"/.attestbox/instance", string(bootcount.MarshalID([32]byte{2})))
+	wantCode(t, in.count(sysroot, "ext4"), code.BootInstance)
+}
+
 func TestSecrets(t *testing.T) {
 	in, sys, _ := fakeInit(t)
 	p := &wire.Payload{Secrets: []wire.NamedSecret{{Name: "a.key", Value: secret.Copy([]byte("AAA"))}, {Name: "b", Value: secret.Copy([]byte("BBB"))}}}
@@ -371,7 +400,7 @@ func TestStuckStepStartsNothing(t *testing.T) {
 		hold, acked := make(chan struct{}), make(chan struct{})
 		in.deps.Launch = func(context.Context, *Init, platform.Platform) (*release, error) {
 			return &release{
-				payload: &wire.Payload{DiskKey: secret.Copy([]byte("key")), Headers: []wire.HeaderRecord{header(1)}},
+				payload: &wire.Payload{Boot: 1, DiskKey: secret.Copy([]byte("key")), Headers: []wire.HeaderRecord{header(1)}},
 				report: func(context.Context, string, code.Code, []wire.Hex32) (*wire.Ack, error) {
 					<-hold // as if an acknowledgement came after all
 					defer close(acked)

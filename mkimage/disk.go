@@ -18,6 +18,7 @@ import (
 	"attestbox/internal/image/disk"
 	"attestbox/internal/luks"
 	"attestbox/internal/secret"
+	"attestbox/internal/wire"
 )
 
 // diskKeySize is the size of the key that opens a disk: 256 bits of entropy.
@@ -39,6 +40,7 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 	header := fs.String("header-size", "1M", "offset of the data: room for headers and keyslots")
 	record := fs.String("record", "", "write the header record (JSON), which the verifier registers, to this file; - is stdout")
 	detached := fs.String("header", "", "write a detached copy of the header area to this file")
+	instance := fs.String("instance", "", "write this instance `ID` into the volume: init opens it for no other")
 	fs.StringVar(&o.TempDir, "tmp", "/dev/shm", "tmpfs folder in which a tarball is unpacked")
 	force := fs.Bool("force", false, "replace an existing image")
 	if err := fs.Parse(args); err != nil {
@@ -63,6 +65,13 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 	}
 	if o.UUID = strings.ToLower(o.UUID); o.UUID != "" && !luks.ValidUUID(o.UUID) {
 		return fs.Usage("-uuid %q is malformed", o.UUID)
+	}
+	if *instance != "" {
+		var id wire.Hex32
+		if err := id.UnmarshalText([]byte(*instance)); err != nil || id.IsZero() {
+			return fs.Usage("-instance %.80q: want 64 lower-case hex digits that are not all zeros", *instance)
+		}
+		o.Instance = (*[32]byte)(&id)
 	}
 	if o.Epoch, err = sourceDate(env); err != nil {
 		return err

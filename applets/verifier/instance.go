@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,10 +41,11 @@ func stateOf(i *server.Instance, b *server.Boots) string {
 func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	verbs := map[string]func(context.Context, *applet.Env, *server.State, *instanceFlags) error{
 		"list": instanceList, "show": instanceShow, "allow": instanceAllow, "clear": instanceClear, "decommission": instanceDecommission,
-		"approve": instanceApprove, "reject": instanceReject, "rotate": instanceRotate,
+		"accept-rollback": instanceAcceptRollback,
+		"approve":         instanceApprove, "reject": instanceReject, "rotate": instanceRotate,
 	}
 	if len(args) == 0 || verbs[args[0]] == nil {
-		return applet.WithHint(applet.Usage("want list, show, allow, approve, reject, rotate, clear or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
+		return applet.WithHint(applet.Usage("want list, show, allow, approve, reject, rotate, clear, accept-rollback or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
 	}
 	verb := args[0]
 	var f instanceFlags
@@ -52,7 +54,7 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if !special {
 		operands = " ID"
 	}
-	fs := env.Flags("list|show|allow|approve|reject|rotate|clear|decommission -state DIR -seal-key FILE [flags] [ID [DIGEST]]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+operands)
+	fs := env.Flags("list|show|allow|approve|reject|rotate|clear|accept-rollback|decommission -state DIR -seal-key FILE [flags] [ID [DIGEST]]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+operands)
 	f.state.Register(fs)
 	switch verb {
 	case "list", "show":
@@ -61,6 +63,8 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 		f.launch.register(fs)
 		fs.BoolVar(&f.only, "only", false, "and forget the launch digests allowed before")
 		f.may.register(fs)
+	case "accept-rollback":
+		fs.StringVar(&f.to, "to", "", "boot number of the restored disk, as its console names it; 0 for a new disk")
 	case "decommission":
 		fs.BoolVar(&f.erase, "erase-key", false, "delete the disk key and the secrets too: the disk opens no more")
 	}
@@ -97,6 +101,12 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 			return err
 		}
 	}
+	if verb == "accept-rollback" {
+		var err error
+		if f.number, err = strconv.ParseUint(f.to, 10, 64); err != nil {
+			return fs.Usage("-to %q: want the boot number of the restored disk", f.to)
+		}
+	}
 	st, err := f.state.Open(ctx, env)
 	if err != nil {
 		return err
@@ -119,6 +129,8 @@ type instanceFlags struct {
 	digest            string
 	may               mayFlags
 	json, only, erase bool
+	to                string
+	number            uint64
 }
 
 func instanceList(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
@@ -184,6 +196,13 @@ func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *ins
 		fmt.Fprintf(w, "secret       %s\n", n)
 	}
 	fmt.Fprintf(w, "second boot  %s\nboots        issued %d, committed %d, takeovers %d\n", i.OnSecond, b.Issued, b.Committed, b.Takeovers)
+	for _, r := range b.Rollbacks {
+		by := "no boot yet"
+		if r.Boot != 0 {
+			by = fmt.Sprintf("boot %d", r.Boot)
+		}
+		fmt.Fprintf(w, "  rollback   %s  accepted: from boot %d to %d, used by %s\n", stamp(r.Time), r.From, r.To, by)
+	}
 	for _, boot := range append(append([]server.Boot{}, b.Current...), b.Past...) {
 		fmt.Fprintf(w, "  boot %-5d %s  %s\n             REPORT_ID %s, released %d times, exchange %s\n",
 			boot.Number, stamp(boot.Started), outcomeText(&boot), boot.ReportID, boot.Gives, boot.Exchange)
@@ -239,6 +258,15 @@ func instanceClear(ctx context.Context, env *applet.Env, st *server.State, f *in
 		return err
 	}
 	fmt.Fprintln(env.Stderr, "cleared: that boot gets nothing more, the next one may start")
+	return nil
+}
+
+func instanceAcceptRollback(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
+	from, err := st.AcceptRollback(ctx, f.id, f.number, time.Now())
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(env.Stderr, "accepted: a disk as old as boot %d may boot, where boot %d was needed; the current boot, if any, is over\n", f.number, from)
 	return nil
 }
 

@@ -26,6 +26,10 @@ const (
 // gathers its devices by UUID, so that a decoy disk could become a part of it.
 var FSTypes = []string{"erofs", "ext4", "squashfs", "xfs"}
 
+// ReadOnlyFSTypes are those that the kernel never writes: no boot counter can be
+// in them.
+var ReadOnlyFSTypes = []string{"erofs", "squashfs"}
+
 func (c *Config) check() error {
 	if c.Mode != SwitchRoot && c.Mode != Run {
 		return fmt.Errorf("mode %q is neither %q nor %q", c.Mode, SwitchRoot, Run)

@@ -75,6 +75,8 @@ const (
 	MeasureNoHashes Code = "measure-no-kernel-hashes"
 
 	// init
+	BootCounter   Code = "boot-counter"
+	BootInstance  Code = "boot-instance"
 	BootMedia     Code = "boot-media"
 	BootModule    Code = "boot-module"
 	BootMount     Code = "boot-mount"
@@ -84,6 +86,7 @@ const (
 	BootProgram   Code = "boot-program"
 	BootRandom    Code = "boot-random"
 	BootRelease   Code = "boot-release"
+	BootRollback  Code = "boot-rollback"
 	BootSwitch    Code = "boot-switch"
 	BootTimeout   Code = "boot-timeout"
 	OutcomeUnsent Code = "outcome-unsent"
@@ -254,6 +257,8 @@ var table = map[Code]string{
 	DMUnavailable:    "the kernel's device-mapper could not be used",
 	DMTable:          "the kernel's mapping is not the one that was asked for",
 
+	BootCounter:   "the boot counter in the volume is malformed or could not be written",
+	BootInstance:  "the volume belongs to another instance",
 	BootMedia:     "a disk that the image's configuration names did not appear",
 	BootModule:    "a kernel module of the image could not be loaded",
 	BootMount:     "a file system could not be mounted, or is not the one that was opened",
@@ -263,6 +268,7 @@ var table = map[Code]string{
 	BootProgram:   "a required program could not be started or failed",
 	BootRandom:    "the kernel's random number generator did not become ready",
 	BootRelease:   "the release does not hold what this image needs",
+	BootRollback:  "the volume is an older copy, or the verifier's state is",
 	BootSwitch:    "the real system could not be started",
 	BootTimeout:   "the boot took longer than the image's configuration allows",
 	OutcomeUnsent: "the verifier did not acknowledge the outcome of this boot",

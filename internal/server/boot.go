@@ -54,6 +54,19 @@ type Boots struct {
 	Takeovers uint64 `json:"takeovers"`
 	Current   []Boot `json:"current"` // none or one
 	Past      []Boot `json:"past"`    // latest first, at most maxPast
+	// Rollbacks are the older disks that the owner accepted, latest first, at
+	// most maxPast.
+	Rollbacks []Rollback `json:"rollbacks,omitempty"`
+}
+
+// Rollback is the owner's word that an older disk may boot: C was lowered.
+type Rollback struct {
+	Time int64  `json:"time"` // Unix seconds
+	From uint64 `json:"from"` // C before
+	To   uint64 `json:"to"`   // C after
+	// Boot is the first boot that was told so; 0: none yet. Its release carries
+	// an alert, so that the server's logs and audit trail have it too.
+	Boot uint64 `json:"boot"`
 }
 
 // Grant is what a boot may be given now.
@@ -164,6 +177,13 @@ func (st *State) Grant(ctx context.Context, i *Instance, reportID wire.Hex32, me
 			b.retire(cur)
 		}
 		b.Issued++
+		for n := range b.Rollbacks {
+			if r := &b.Rollbacks[n]; r.Boot == 0 {
+				r.Boot = b.Issued
+				g.Alert = joinAlerts(g.Alert, fmt.Sprintf("rollback accepted by the owner at %s: a disk as old as boot %d may boot, though boot %d was acknowledged",
+					time.Unix(r.Time, 0).UTC().Format(time.RFC3339), r.To, r.From))
+			}
+		}
 		b.Current = []Boot{{ReportID: reportID, Number: b.Issued, Gives: 1, Measurement: measurement, Exchange: exchange,
 			Started: now.Unix(), Updated: now.Unix(), Headers: []wire.Hex32{}}}
 		g.Number, g.Committed = b.Issued, b.Committed
@@ -247,6 +267,54 @@ func (i *Instance) hasHeader(h wire.Hex32) bool {
 	return false
 }
 
+func joinAlerts(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "; " + b
+}
+
+// AcceptRollback lowers C to the number of a disk that the owner restored from a
+// backup, so that it may boot. The current boot is over: a copy of the VM that
+// still runs cannot report any more, and so cannot raise C again.
+func (st *State) AcceptRollback(ctx context.Context, id wire.Hex32, to uint64, now time.Time) (from uint64, err error) {
+	i, err := st.Instance(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	if i.Decommissioned != 0 {
+		return 0, ErrDecommissioned
+	}
+	err = st.updateBoots(ctx, id, func(b *Boots) error {
+		from = b.Committed
+		if to >= from {
+			return fmt.Errorf("boot %d is not before boot %d, the last that was acknowledged: there is nothing to accept", to, from)
+		}
+		if len(b.Current) == 1 {
+			if err := st.endCurrent(ctx, id, b); err != nil {
+				return err
+			}
+		}
+		b.Committed = to
+		b.Rollbacks = append([]Rollback{{Time: now.Unix(), From: from, To: to}}, b.Rollbacks...)
+		b.Rollbacks = b.Rollbacks[:min(len(b.Rollbacks), maxPast)]
+		return nil
+	})
+	return from, err
+}
+
+// endCurrent retires the current boot: its REPORT_ID gets nothing more.
+func (st *State) endCurrent(ctx context.Context, id wire.Hex32, b *Boots) error {
+	cur := b.Current[0]
+	cur.Superseded = true
+	if err := st.spend(ctx, id, &cur); err != nil {
+		return err
+	}
+	b.retire(cur)
+	b.Current = []Boot{}
+	return nil
+}
+
 // ClearBoot ends the current boot by the owner's word, so that a quarantined
 // instance may boot again. Its REPORT_ID gets nothing more.
 func (st *State) ClearBoot(ctx context.Context, id wire.Hex32) error {
@@ -257,13 +325,6 @@ func (st *State) ClearBoot(ctx context.Context, id wire.Hex32) error {
 		if len(b.Current) == 0 {
 			return errors.New("no boot is pending or alive")
 		}
-		cur := b.Current[0]
-		cur.Superseded = true
-		if err := st.spend(ctx, id, &cur); err != nil {
-			return err
-		}
-		b.retire(cur)
-		b.Current = []Boot{}
-		return nil
+		return st.endCurrent(ctx, id, b)
 	})
 }

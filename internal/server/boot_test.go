@@ -168,6 +168,75 @@ func TestDroppedOutcomeAndTakeover(t *testing.T) {
 	}
 }
 
+// The owner restores a disk from a backup: C falls by his word alone, once, with
+// an alert, and the boot before it is over.
+func TestAcceptRollback(t *testing.T) {
+	w := newWorld(t, nil)
+	id := newID()
+	w.add(id, Quarantine)
+	ctx := context.Background()
+	boot := func(number, committed uint64) (*snpsim.Guest, *wire.Payload) {
+		t.Helper()
+		g := w.guest(id, nil)
+		_, p, err := w.get(g)
+		if err != nil || p.Boot != number || p.Committed != committed {
+			t.Fatalf("boot %d: %+v, %v", number, p, err)
+		}
+		return g, p
+	}
+	now := time.Now()
+	if _, err := w.state.AcceptRollback(ctx, id, 0, now); err == nil {
+		t.Error("accepted before any boot")
+	}
+	var g *snpsim.Guest
+	var p *wire.Payload
+	for n := uint64(1); n <= 3; n++ {
+		g, p = boot(n, n-1)
+		if _, err := w.dial().outcome(opened(g, p)); err != nil {
+			t.Fatal(err)
+		}
+		if n < 3 {
+			if err := w.state.ClearBoot(ctx, id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, to := range []uint64{3, 4} {
+		if _, err := w.state.AcceptRollback(ctx, id, to, now); err == nil {
+			t.Errorf("C raised from 3 to %d", to)
+		}
+	}
+	// Boot 3 is alive; what it says from here on counts no more.
+	if from, err := w.state.AcceptRollback(ctx, id, 1, now); err != nil || from != 3 {
+		t.Fatalf("%d, %v", from, err)
+	}
+	_, err := w.dial().outcome(opened(g, p))
+	w.refused("the boot before it reports again", err, code.BootOutcome)
+	_, _, err = w.get(g)
+	w.refused("the boot before it asks again", err, code.BootSpent)
+	g, p = boot(4, 1)
+	if _, err := w.dial().outcome(opened(g, p)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := w.state.Boots(ctx, id)
+	want := Rollback{Time: now.Unix(), From: 3, To: 1, Boot: 4}
+	if err != nil || b.Committed != 4 || len(b.Rollbacks) != 1 || b.Rollbacks[0] != want {
+		t.Errorf("%+v, %v", b, err)
+	}
+	if err := w.state.ClearBoot(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	boot(5, 4)
+	alerts := 0
+	if err := EachDecision(w.decisions, func(d *Decision) {
+		if strings.Contains(d.Alert, "rollback accepted") && d.Boot == 4 {
+			alerts++
+		}
+	}); err != nil || alerts != 1 {
+		t.Errorf("%d alerts, %v; want one, at boot 4", alerts, err)
+	}
+}
+
 func TestQuarantine(t *testing.T) {
 	w := newWorld(t, nil)
 	id := newID()

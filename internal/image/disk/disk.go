@@ -42,6 +42,7 @@ type Options struct {
 	SectorSize int       // 512 or 4096; 0: 4096
 	HeaderArea int64     // offset of the data; 0: 1 MiB
 	Epoch      time.Time // no time in the file system is later; zero: the newest in the source
+	Instance   *[32]byte // written into the volume, for init to compare; may be nil
 	TempDir    string    // where a tarball is unpacked; must be tmpfs; empty: /dev/shm
 	// Progress is called now and then from one goroutine; may be nil.
 	Progress func(step string, done, total int64)

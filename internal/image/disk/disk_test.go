@@ -22,6 +22,7 @@ import (
 	"golang.org/x/crypto/xts"
 	"golang.org/x/sys/unix"
 
+	"attestbox/internal/bootcount"
 	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/testenv"
@@ -477,5 +478,48 @@ func TestTarballIsBounded(t *testing.T) {
 	}
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// The instance's ID goes into the volume, whatever the source is, as root's own
+// file; a source that has such a folder already is another volume's.
+func TestInstance(t *testing.T) {
+	needTools(t)
+	id := [32]byte{0xab, 31: 1}
+	empty := Options{Empty: true}
+	folder := Options{From: testDir(t)}
+	archive := Options{From: filepath.Join(t.TempDir(), "x.tar")}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "hello", Mode: 0o644, Typeflag: tar.TypeReg}), w.Close(), os.WriteFile(archive.From, b.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]Options{"empty": empty, "folder": folder, "tarball": archive} {
+		key := testKey(t)
+		o.Out, o.Size, o.Instance = filepath.Join(t.TempDir(), "disk.img"), 16<<20, &id
+		res, err := Build(t.Context(), key, o)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		p := plain(t, o.Out, res, key)
+		output(t, "e2fsck", "-fn", p)
+		if got := output(t, "debugfs", "-R", "cat /.attestbox/instance", p); !strings.HasSuffix(got, string(bootcount.MarshalID(id))) {
+			t.Errorf("%s: %q", name, got)
+		}
+		for file, mode := range map[string]string{"/.attestbox": "0700", "/.attestbox/instance": "0400"} {
+			if got := output(t, "debugfs", "-R", "stat "+file, p); !strings.Contains(got, "Mode:  "+mode) || !strings.Contains(got, "User:     0   Group:     0") {
+				t.Errorf("%s: %s: %s", name, file, got)
+			}
+		}
+	}
+	used := testDir(t)
+	if err := os.Mkdir(filepath.Join(used, ".attestbox"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []*[32]byte{nil, &id} {
+		_, err := Build(t.Context(), testKey(t), Options{From: used, Out: filepath.Join(t.TempDir(), "x"), Size: 16 << 20, Instance: i})
+		if !errors.Is(err, ErrSource) {
+			t.Errorf("a folder of another volume: %v", err)
+		}
 	}
 }

@@ -65,6 +65,9 @@ func makeFS(ctx context.Context, f *os.File, size int64, o *Options) error {
 	if epoch.Unix() <= 0 {
 		epoch = time.Unix(1, 0) // 0 means "now" to e2fsprogs
 	}
+	if err := src.addInstance(o, epoch); err != nil {
+		return err
+	}
 	o.Progress("file system", 0, size)
 	_, err = run(ctx, f, epoch, nil, mke2fs, "-q", "-F", "-t", "ext4", "-b", strconv.Itoa(blockSize), "-I", "256", "-m", "1",
 		"-N", strconv.FormatInt(max(size/16384, int64(2*len(src.entries)+1024)), 10), // mke2fs's default, more for many small files
@@ -120,7 +123,7 @@ func lastLine(out []byte) string {
 }
 
 // script is debugfs commands that give every inode its owner, mode and times
-// and make the device nodes. mke2fs copies owners and times from the staged
+// and make device nodes and files of our own. mke2fs copies owners and times from the staged
 // files, which a user cannot set.
 func (s *source) script(epoch time.Time) ([]byte, error) {
 	var b bytes.Buffer
@@ -130,7 +133,7 @@ func (s *source) script(epoch time.Time) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if e.device != "" {
+		if e.create.before != "" {
 			dir, err := quote(filepath.Dir(e.path))
 			if err != nil {
 				return nil, err
@@ -139,7 +142,7 @@ func (s *source) script(epoch time.Time) ([]byte, error) {
 			if err != nil {
 				return nil, err
 			}
-			fmt.Fprintf(&b, "cd %s\nmknod %s %s\ncd /\n", dir, base, e.device)
+			fmt.Fprintf(&b, "cd %s\n%s %s %s\ncd /\n", dir, e.create.before, base, e.create.after)
 		}
 		for _, x := range e.xattrs {
 			fmt.Fprintf(&b, "ea_set -f %s %s %s\n", x.file, p, x.name)

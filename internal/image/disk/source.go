@@ -1,12 +1,15 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"attestbox/internal/bootcount"
 )
 
 // entry is one inode of the image by path ("/" for the root).
@@ -15,9 +18,13 @@ type entry struct {
 	mode     fs.FileMode
 	uid, gid int
 	mtime    time.Time
-	device   string  // for debugfs's mknod: "c 1 3", "p"; empty if staged as a file
-	xattrs   []xattr // only what is not on the staged file
+	create   debugfsCommand // empty if staged as a file
+	xattrs   []xattr        // only what is not on the staged file
 }
+
+// debugfsCommand makes an inode: what stands before its name and after it,
+// "mknod" and "c 1 3".
+type debugfsCommand struct{ before, after string }
 
 type xattr struct{ name, file string }
 
@@ -26,6 +33,41 @@ type source struct {
 	dir     string
 	entries []entry // parents before children; a hard link only once
 	close   func()
+}
+
+// ownFolder is where attestbox keeps what it needs to know about a volume.
+const ownFolder = "/" + bootcount.Dir
+
+// addInstance adds the file that names the volume's instance, which init
+// compares with its own.
+func (s *source) addInstance(o *Options, mtime time.Time) error {
+	for i := range s.entries {
+		// A counter that some other volume had would stop the first boot.
+		if s.entries[i].path == ownFolder {
+			return fmt.Errorf("%w: it has a folder %s, which another volume's boots wrote; remove it there", ErrSource, ownFolder)
+		}
+	}
+	if o.Instance == nil {
+		return nil
+	}
+	f, err := os.CreateTemp("", "attestbox-instance-")
+	if err != nil {
+		return fmt.Errorf("naming the instance: %w", err)
+	}
+	after := s.close
+	s.close = func() { os.Remove(f.Name()); after() }
+	_, err = f.Write(bootcount.MarshalID(*o.Instance))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("naming the instance: %w", err)
+	}
+	name, err := quote(f.Name())
+	if err != nil {
+		return err
+	}
+	s.entries = append(s.entries,
+		entry{path: ownFolder, mode: fs.ModeDir | 0o700, mtime: mtime, create: debugfsCommand{before: "mkdir"}},
+		entry{path: ownFolder + "/" + bootcount.InstanceFile, mode: 0o400, mtime: mtime, create: debugfsCommand{before: "write " + name}})
+	return nil
 }
 
 // openSource takes a folder as it is and unpacks a tarball, of which at most

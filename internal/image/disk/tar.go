@@ -204,11 +204,11 @@ func (u *unpacker) one(r io.Reader, h *tar.Header) error {
 		}
 		return u.root.Link(strings.TrimPrefix(target, "/"), rel)
 	case tar.TypeChar:
-		e.device = fmt.Sprintf("c %d %d", h.Devmajor, h.Devminor)
+		e.create = debugfsCommand{"mknod", fmt.Sprintf("c %d %d", h.Devmajor, h.Devminor)}
 	case tar.TypeBlock:
-		e.device = fmt.Sprintf("b %d %d", h.Devmajor, h.Devminor)
+		e.create = debugfsCommand{"mknod", fmt.Sprintf("b %d %d", h.Devmajor, h.Devminor)}
 	case tar.TypeFifo:
-		e.device = "p"
+		e.create = debugfsCommand{"mknod", "p"}
 	default:
 		return fmt.Errorf("%w: entry of type %q", ErrSource, h.Typeflag)
 	}
