@@ -23,7 +23,6 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/platform"
 	"attestbox/internal/recipient"
-	"attestbox/internal/secret"
 	"attestbox/internal/snp"
 	"attestbox/internal/snpsim"
 	"attestbox/internal/snpsim/snpsimtest"
@@ -121,8 +120,8 @@ func setup(env *testscript.Env, psp *snpsim.PSP) error {
 		return err
 	}
 	for name, b := range map[string][]byte{
-		"key": secret.Random(32).Bytes(), "other.key": secret.Random(32).Bytes(), "short.key": []byte("short"),
-		"share": secret.Random(32).Bytes(), "other.share": secret.Random(32).Bytes(), "short.share": secret.Random(31).Bytes(),
+		"key": random(32), "other.key": random(32), "short.key": []byte("short"),
+		"share": random(32), "other.share": random(32), "short.share": random(31),
 		"recipient.key": private.Bytes(), "recipient.pub": public,
 		"cert.pem": []byte(cert), "chain.pem": []byte(strings.Repeat(cert, 2)),
 		"ec.pem": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: ec}),
@@ -135,5 +134,12 @@ func setup(env *testscript.Env, psp *snpsim.PSP) error {
 			return err
 		}
 	}
-	return os.WriteFile(filepath.Join(env.WorkDir, "disk.share"), secret.Random(32).Bytes(), 0o600)
+	return os.WriteFile(filepath.Join(env.WorkDir, "disk.share"), random(32), 0o600)
+}
+
+// random is for files; the pages of a secret.Bytes go when nobody holds it.
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
 }
