@@ -10,6 +10,7 @@ import (
 	fetchsecret "attestbox/applets/fetch-secret"
 	initapplet "attestbox/applets/init"
 	keyserver "attestbox/applets/key-server"
+	"attestbox/applets/nominate"
 	"attestbox/applets/policy"
 	policyserver "attestbox/applets/policy-server"
 	"attestbox/applets/server"
@@ -29,6 +30,7 @@ func list() []applet.Applet {
 		unlockluks.Applet,
 		cryptstoreapplet.Applet,
 		certify.Applet,
+		nominate.Applet,
 		tunnel.Applet,
 		attestd.Applet,
 		attestd.Client,

@@ -8,6 +8,7 @@ import (
 	cryptstoreapplet "attestbox/applets/cryptstore"
 	fetchsecret "attestbox/applets/fetch-secret"
 	initapplet "attestbox/applets/init"
+	"attestbox/applets/nominate"
 	"attestbox/applets/tunnel"
 	unlockluks "attestbox/applets/unlock-luks"
 	"attestbox/internal/applet"
@@ -21,6 +22,7 @@ func list() []applet.Applet {
 		unlockluks.Applet,
 		cryptstoreapplet.Applet,
 		certify.Applet,
+		nominate.Applet,
 		tunnel.Applet,
 		attestd.Applet,
 		attestd.Client,

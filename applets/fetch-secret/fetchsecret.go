@@ -7,7 +7,6 @@ package fetchsecret
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
+	"attestbox/internal/launchcfg"
 	"attestbox/internal/member/memberflags"
 	"attestbox/internal/platform"
 	"attestbox/internal/platform/sevguest"
@@ -55,7 +55,7 @@ func fetch(ctx context.Context, env *applet.Env, args []string, open func() (pla
 	fs := env.Flags("[flags] [CRYPTTAB-KEY-FIELD]", "fetch-secret -record /run/attestbox/root.json -out /run/attestbox/root.key")
 	fs.Var(&o.servers, "server", "ask the verifier at `ADDRESS`, tcp://host:port or vsock://cid:port; may be repeated (default: from -config)")
 	fs.Var(&o.pins, "pin", "accept only the verifier key with this `PIN`, sha256:HEX; may be repeated (default: from -config)")
-	fs.StringVar(&o.config, "config", "", "read servers, pins and timeout from `FILE` (default "+strings.Join(defaultConfigs, ", then ")+")")
+	fs.StringVar(&o.config, "config", "", "read servers, pins and timeout from `FILE` (default "+strings.Join(launchcfg.Defaults, ", then ")+")")
 	fs.StringVar(&o.out, "out", "-", "write the secret to `FILE` on tmpfs, mode 0600, or to stdout (-)")
 	fs.IntVar(&o.fd, "fd", -1, "write the secret to descriptor `N`, which the caller opened")
 	fs.StringVar(&o.name, "name", "", "the named secret `NAME` instead of the disk key")
@@ -98,7 +98,7 @@ func fetch(ctx context.Context, env *applet.Env, args []string, open func() (pla
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if o.report != "" {
-		return exit(stockboot.SendOutcome(ctx, cfg, o.token, o.report))
+		return launchcfg.Exit(stockboot.SendOutcome(ctx, cfg, o.token, o.report))
 	}
 	sink, err := env.SecretSink(o.out, o.fd)
 	if err != nil {
@@ -110,7 +110,7 @@ func fetch(ctx context.Context, env *applet.Env, args []string, open func() (pla
 	defer cfg.Platform.Close()
 	rel, err := client.Launch(ctx, cfg)
 	if err != nil {
-		return exit(err)
+		return launchcfg.Exit(err)
 	}
 	defer rel.Close()
 	return o.deliver(rel, sink)
@@ -137,20 +137,6 @@ func (o *options) check(fs *applet.FlagSet, crypttab bool) error {
 	return nil
 }
 
-// exit gives a client's error its exit code.
-func exit(err error) error {
-	c, _ := code.Of(err)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, client.ErrRefused):
-		return applet.WithHint(applet.Refused(c, err), "attestbox explain "+string(c)+"; the verifier's log has the reason under the exchange ID")
-	case errors.Is(err, client.ErrLater), errors.Is(err, client.ErrUnreachable):
-		return applet.WithHint(applet.Later(c, err), "attestbox explain "+string(c))
-	}
-	return err
-}
-
 // deliver writes everything or reports an error; the secret itself comes last.
 func (o *options) deliver(rel *client.Release, sink *applet.SecretSink) error {
 	key := rel.Payload.DiskKey
@@ -171,7 +157,8 @@ func (o *options) deliver(rel *client.Release, sink *applet.SecretSink) error {
 	}
 	if o.record != "" {
 		if len(rel.Payload.Headers) != 1 {
-			return fmt.Errorf("the release has %d LUKS header records, want 1", len(rel.Payload.Headers))
+			return applet.WithHint(fmt.Errorf("the release has %d LUKS header records, want 1", len(rel.Payload.Headers)),
+				"a rotation of the disk key is open: init and -initramfs find the record that counts")
 		}
 		js, err := json.Marshal(rel.Payload.Headers[0])
 		if err != nil {
@@ -184,7 +171,7 @@ func (o *options) deliver(rel *client.Release, sink *applet.SecretSink) error {
 		}
 	}
 	if o.token != "" {
-		if err := stockboot.SaveOutcome(o.token, rel); err != nil {
+		if err := stockboot.SaveOutcome(o.token, rel, rel.Payload.Headers); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/cryptstore"
+	"attestbox/internal/launchcfg"
 	"attestbox/internal/member"
 	"attestbox/internal/secret"
 	"attestbox/internal/wire"
@@ -132,7 +133,7 @@ func (o *options) runKeys(ctx context.Context, env *applet.Env, fs *applet.FlagS
 	cfg := client.KeysConfig{Servers: o.keys.servers, Trust: trust, Certificate: m.Certificate, Now: m.Clock, Learned: m.Learned, Logf: logf}
 	timeout := o.timeout
 	if timeout == 0 {
-		timeout = defaultTimeout
+		timeout = launchcfg.DefaultTimeout
 	}
 	if o.keys.watch {
 		return exitKeys(o.watch(ctx, env, cfg, timeout))
@@ -231,7 +232,7 @@ func exitKeys(err error) error {
 	case errors.Is(err, client.ErrRefused):
 		return applet.WithHint(applet.Refused(c, err), "attestbox explain "+string(c)+"; the key server's audit log has the reason under the exchange ID")
 	}
-	return exit(err)
+	return launchcfg.Exit(err)
 }
 
 const (

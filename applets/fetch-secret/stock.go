@@ -11,6 +11,7 @@ import (
 	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/keysocket"
+	"attestbox/internal/launchcfg"
 	"attestbox/internal/member/memberflags"
 	"attestbox/internal/platform"
 	"attestbox/internal/stockboot"
@@ -102,7 +103,7 @@ func (o *options) runStock(ctx context.Context, env *applet.Env, fs *applet.Flag
 		c, _ := code.Of(err)
 		return applet.Refused(c, err)
 	}
-	return exit(err)
+	return launchcfg.Exit(err)
 }
 
 // serveSocket makes the socket first: what fails without the verifier fails

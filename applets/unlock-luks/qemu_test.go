@@ -20,7 +20,8 @@ import (
 )
 
 // The applet of the guest binary opens a disk of mkimage's on a real kernel,
-// and maps nothing for a wrong key or another record.
+// maps nothing for a wrong key or another record, and changes the key while the
+// disk is mounted.
 func TestOpenInGuest(t *testing.T) {
 	kernel := guesttest.Kernel(t)
 	testenv.Tool(t, "mke2fs", "e2fsprogs")
@@ -34,6 +35,8 @@ func TestOpenInGuest(t *testing.T) {
 	}
 	key := secret.Random(32)
 	defer key.Zero()
+	newKey := secret.Random(32)
+	defer newKey.Zero()
 	build := func(name string) (string, []byte) {
 		t.Helper()
 		img := filepath.Join(dir, name)
@@ -68,6 +71,7 @@ func TestOpenInGuest(t *testing.T) {
 		{Name: "init", Mode: 0o755, Data: guesttest.Build(t, "testdata/guest")},
 		{Name: "bin/unlock-luks", Mode: 0o755, Data: binary},
 		{Name: "disk.key", Mode: 0o600, Data: key.Bytes()},
+		{Name: "new.key", Mode: 0o600, Data: newKey.Bytes()},
 		{Name: "disk.json", Mode: 0o644, Data: record},
 		{Name: "other.json", Mode: 0o644, Data: other},
 	}, guesttest.Modules(t, modulePaths(t, "virtio_blk", "dm-mod", "dm-crypt", "gf128mul", "ecb", "xts")...)...)
@@ -90,6 +94,13 @@ func TestOpenInGuest(t *testing.T) {
 		`CASE open: exit 0, out "/dev/mapper/root\n", err ""`,
 		`CASE read: "hello from the disk" <nil>`,
 		`CASE again: exit 1, out "", err "unlock-luks: mapping \"/dev/vda\" as \"root\": a mapping of that name or UUID exists`,
+		`CASE rotate: exit 0, err "unlock-luks rotate: writing the keyslot area\nunlock-luks rotate: writing the secondary header\nunlock-luks rotate: writing the primary header\nunlock-luks rotate: writing the wipe of the rest\n"`,
+		`CASE read while rotated: "hello from the disk" <nil>`,
+		"CASE close: <nil>",
+		`CASE old record: exit 3, out "", err "unlock-luks: unlocking \"/dev/vda\": SHA-256 of the header area is `,
+		`CASE old key: exit 3, out "", err "unlock-luks: unlocking \"/dev/vda\": the key does not open the keyslot [luks-wrong-key]`,
+		`CASE new key: exit 0, out "/dev/mapper/root\n", err ""`,
+		`CASE read after rotation: "hello from the disk" <nil>`,
 		"CASE done",
 	} {
 		if !strings.Contains(console, want) {

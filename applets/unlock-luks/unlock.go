@@ -5,7 +5,6 @@ package unlockluks
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"attestbox/internal/code"
 	"attestbox/internal/dm"
 	"attestbox/internal/luks"
+	"attestbox/internal/platform/sevguest"
 	"attestbox/internal/secret"
 	"attestbox/internal/strictjson"
 	"attestbox/internal/unlock"
@@ -24,7 +24,7 @@ import (
 // Applet is unlock-luks.
 var Applet = applet.Applet{
 	Name:    "unlock-luks",
-	Summary: "open a LUKS2 disk whose header is the registered one; check and record headers",
+	Summary: "open a LUKS2 disk whose header is the registered one; check, record, change headers",
 	Run:     run,
 }
 
@@ -44,13 +44,22 @@ func run(ctx context.Context, env *applet.Env, args []string) error {
 		case "record":
 			sub.Name += " record"
 			return record(&sub, args[1:])
+		case "register":
+			sub.Name += " register"
+			return register(ctx, &sub, args[1:], sevguest.Open)
+		case "rotate":
+			sub.Name += " rotate"
+			return rotate(ctx, &sub, args[1:], sevguest.Open)
+		case "enroll":
+			sub.Name += " enroll"
+			return enroll(ctx, &sub, args[1:], sevguest.Open)
 		}
 	}
 	return open(ctx, env, args)
 }
 
 func open(ctx context.Context, env *applet.Env, args []string) error {
-	fs := env.Flags("-record FILE [-key-fd N] DEVICE NAME\n       unlock-luks check [-record FILE] FILE\n       unlock-luks record FILE",
+	fs := env.Flags("-record FILE [-key-fd N] DEVICE NAME\n       unlock-luks check [-record FILE] FILE\n       unlock-luks record FILE\n       unlock-luks register|rotate|enroll ... (each takes -h)",
 		"unlock-luks -record /run/disk.json /dev/vda root < /run/disk.key")
 	recordFile := fs.String("record", "", "header record (JSON) as registered with the verifier")
 	fd := fs.Int("key-fd", 0, "descriptor from which the key is read to its end; 0 is stdin")
@@ -201,12 +210,7 @@ func record(env *applet.Env, args []string) error {
 	if err != nil {
 		return applet.WithHint(classify(fmt.Errorf("header of %q: %w", fs.Arg(0), err)), "unlock-luks check lists every rule")
 	}
-	text, err := json.MarshalIndent(rec, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, err = env.Stdout.Write(append(text, '\n'))
-	return err
+	return printRecord(env, rec)
 }
 
 func readHeader(name string) ([]byte, error) {

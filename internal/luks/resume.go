@@ -66,7 +66,7 @@ func ToNewKey(area []byte, records []wire.HeaderRecord, oldKey, newKey *secret.B
 	resume := func(r *wire.HeaderRecord) (*Rotation, error) {
 		if r.Scope == wire.ScopeWhole { // it may hold more than what is needed still
 			var err error
-			if r, err = CopyRecordOf(area, wire.ScopePrimary); err != nil {
+			if r, err = CopyRecordOf(area, wire.ScopeSecondary); err != nil {
 				return nil, err
 			}
 		}

@@ -168,6 +168,9 @@ func TestRotationCutAnywhere(t *testing.T) {
 				if next.Final == plan.Final {
 					again++
 				}
+				if n == all.wrote && (len(next.steps) > 0 || next.Final != plan.Final) {
+					t.Errorf("a finished rotation has %d steps to go", len(next.steps))
+				}
 				d.left = (n*7)%97 + 1 // and dies once more
 				if err := next.Run(d, newKey, silent); err != nil && !errors.Is(err, errDied) {
 					t.Errorf("cut after %d sectors, going on: %v", n, err)
@@ -424,6 +427,60 @@ func TestCryptsetupAfterRotation(t *testing.T) {
 	}
 	if sha256.Sum256(must(os.ReadFile(img))) != before {
 		t.Error("cryptsetup changed the header")
+	}
+}
+
+// Enrolment cut anywhere: what the header itself shows is opened by passphrase
+// or key, by us and by cryptsetup, which repairs a half-written copy itself.
+func TestEnrolmentCutAnywhere(t *testing.T) {
+	img := write(t, "disk", make([]byte, 17<<20))
+	pass := write(t, "pass", []byte("an installer's passphrase"))
+	if out, err := cryptsetup(t, "luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "argon2id", "--pbkdf-force-iterations", "4", "--pbkdf-memory", "32", "--key-file", pass, img); err != nil {
+		t.Fatalf("luksFormat: %v\n%s", err, out)
+	}
+	whole := must(os.ReadFile(img))
+	passphrase, newKey := secret.Copy([]byte("an installer's passphrase")), secret.Random(32)
+	kf := write(t, "key", newKey.Bytes())
+	plan, err := ToNewKey(whole, must(KnownRecords(whole)), passphrase, newKey, nil, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := &disk{b: bytes.Clone(whole), left: -1}
+	if err := plan.Run(all, newKey, silent); err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range cuts(all) {
+		d := &disk{b: bytes.Clone(whole), left: n}
+		plan.Run(d, newKey, silent)
+		known, err := KnownRecords(d.b)
+		if err != nil {
+			t.Errorf("cut after %d of %d sectors: %v", n, all.wrote, err)
+			continue
+		}
+		if err := openAny(d.b, known, newKey, passphrase); err != nil {
+			t.Errorf("cut after %d of %d sectors: %v", n, all.wrote, err)
+		}
+		if i%3 == 0 {
+			cut := write(t, "cut", d.b)
+			_, err1 := cryptsetup(t, "open", "--test-passphrase", "--key-file", kf, cut)
+			_, err2 := cryptsetup(t, "open", "--test-passphrase", "--key-file", pass, cut)
+			if err1 != nil && err2 != nil {
+				t.Errorf("cut after %d of %d sectors: cryptsetup opens it with neither", n, all.wrote)
+			}
+			os.Remove(cut)
+		}
+		next, err := ToNewKey(d.b, known, passphrase, newKey, nil, Limits{})
+		if err != nil {
+			t.Errorf("cut after %d sectors, going on: %v", n, err)
+			continue
+		}
+		d.left = -1
+		if err := next.Run(d, newKey, silent); err != nil {
+			t.Errorf("cut after %d sectors, going on: %v", n, err)
+		}
+		if openAny(d.b, []wire.HeaderRecord{next.Final}, newKey) != nil || openAny(d.b, must(KnownRecords(d.b)), passphrase) == nil {
+			t.Errorf("cut after %d sectors: in the end another key opens it", n)
+		}
 	}
 }
 

@@ -152,7 +152,7 @@ func (b *Boot) take(ctx context.Context, rel *client.Release) (*secret.Bytes, er
 	if err = s.save(b.Dir); err != nil {
 		return nil, err
 	}
-	if err = SaveOutcome(filepath.Join(b.Dir, outcomeFile), rel); err != nil {
+	if err = SaveOutcome(filepath.Join(b.Dir, outcomeFile), rel, []wire.HeaderRecord{*record}); err != nil {
 		return nil, err
 	}
 	b.say("disk: %s has the registered header %.16s", root.Device, record.Digest)

@@ -15,10 +15,11 @@ import (
 
 // SaveOutcome keeps what a later process needs to report the outcome of rel in
 // a file on tmpfs: both possible outcomes, each already authenticated, as two
-// protocol frames. The outcome key itself is not kept.
-func SaveOutcome(path string, rel *client.Release) error {
+// protocol frames; opened are the header records that it is used for. The
+// outcome key itself is not kept.
+func SaveOutcome(path string, rel *client.Release, opened []wire.HeaderRecord) error {
 	var headers []wire.Hex32
-	for _, h := range rel.Payload.Headers {
+	for _, h := range opened {
 		var d wire.Hex32
 		if err := d.UnmarshalText([]byte(h.Digest)); err != nil {
 			return fmt.Errorf("header digest in the release: %w", err)

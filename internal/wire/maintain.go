@@ -215,17 +215,23 @@ func (m *Nominate) check() error {
 	switch {
 	case !ValidDigest(m.Digest):
 		return fmt.Errorf("launch digest %.100q", m.Digest)
+	case !ValidSource(m.Source):
+		return fmt.Errorf("source of %d bytes, want 1 to %d of printable ASCII", len(m.Source), MaxSource)
 	case m.Kernel.IsZero() || m.Initrd.IsZero() || m.Cmdline.IsZero():
 		return errors.New("kernel, initramfs and command line must all be named")
-	case m.Source == "" || len(m.Source) > MaxSource:
-		return fmt.Errorf("source of %d bytes, want 1 to %d", len(m.Source), MaxSource)
-	}
-	for i := range len(m.Source) {
-		if c := m.Source[i]; c < 0x20 || c > 0x7e {
-			return errors.New("source is not printable ASCII")
-		}
 	}
 	return nil
+}
+
+// ValidSource says whether a text can be a nomination's source: it is shown in
+// the owner's terminal.
+func ValidSource(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return s != "" && len(s) <= MaxSource
 }
 
 // DigestText writes a launch digest as messages have it.

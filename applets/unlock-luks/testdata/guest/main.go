@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	devmapper "github.com/anatol/devmapper.go"
 	"golang.org/x/sys/unix"
 
 	"attestbox/internal/snpsim/qemu/guesttest/guestinit"
@@ -38,16 +39,45 @@ func main() {
 	motd, err := os.ReadFile("/mnt/motd")
 	fmt.Printf("CASE read: %q %v\n", motd, err)
 	unlock("again", key, "-record", "/disk.json", "/dev/vda", "root")
+	rotate()
 	fmt.Println("CASE done")
 	guestinit.PowerOff()
 }
 
+// rotate changes the key of the disk while it is mounted, and opens it anew.
+func rotate() {
+	record, errs, exit := run(nil, "rotate", "-key", "/disk.key", "-new-key", "/new.key", "/dev/vda")
+	fmt.Printf("CASE rotate: exit %d, err %q\n", exit, errs)
+	if err := errors.Join(os.WriteFile("/next.json", []byte(record), 0o600), os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0)); err != nil {
+		fmt.Println("CASE rotate:", err)
+	}
+	motd, err := os.ReadFile("/mnt/motd")
+	fmt.Printf("CASE read while rotated: %q %v\n", motd, err)
+	fmt.Println("CASE close:", errors.Join(unix.Unmount("/mnt", 0), devmapper.Remove("root"), os.Remove("/dev/mapper/root")))
+	oldKey, err1 := os.ReadFile("/disk.key")
+	newKey, err2 := os.ReadFile("/new.key")
+	if err := errors.Join(err1, err2); err != nil {
+		fmt.Println("CASE rotate:", err)
+	}
+	unlock("old record", oldKey, "-record", "/disk.json", "/dev/vda", "root")
+	unlock("old key", oldKey, "-record", "/next.json", "/dev/vda", "root")
+	unlock("new key", newKey, "-record", "/next.json", "/dev/vda", "root")
+	err = unix.Mount("/dev/mapper/root", "/mnt", "ext4", unix.MS_RDONLY, "")
+	motd, _ = os.ReadFile("/mnt/motd")
+	fmt.Printf("CASE read after rotation: %q %v\n", motd, err)
+}
+
+func run(in []byte, args ...string) (out, errs string, exit int) {
+	cmd := exec.Command("/bin/unlock-luks", args...)
+	cmd.Stdin = bytes.NewReader(in)
+	var o, e strings.Builder
+	cmd.Stdout, cmd.Stderr = &o, &e
+	_ = cmd.Run()
+	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+}
+
 // unlock runs the applet by its own name.
 func unlock(name string, key []byte, args ...string) {
-	cmd := exec.Command("/bin/unlock-luks", args...)
-	cmd.Stdin = bytes.NewReader(key)
-	var out, errs strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	_ = cmd.Run()
-	fmt.Printf("CASE %s: exit %d, out %q, err %q\n", name, cmd.ProcessState.ExitCode(), out.String(), errs.String())
+	out, errs, exit := run(key, args...)
+	fmt.Printf("CASE %s: exit %d, out %q, err %q\n", name, exit, out, errs)
 }

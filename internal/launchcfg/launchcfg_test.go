@@ -1,4 +1,4 @@
-package fetchsecret
+package launchcfg
 
 import (
 	"testing"
@@ -15,7 +15,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add("init.json", []byte(`{"mode":"switch-root","servers":["tcp://a:1"],"pins":[`+pin+`],"network":{"method":"dhcp"},"root":{"device":"/dev/vda","name":"root","fstype":"ext4"}}`))
 	f.Add("init.json", []byte(`{"mode":"run","network":{"method":"none"},"programs":[{"name":"a","argv":["/a"],"user":"root","restart":"never","required":true}]}`))
 	f.Fuzz(func(t *testing.T, name string, b []byte) {
-		c, err := parseConfig(name, b)
+		c, err := Parse(name, b)
 		if err != nil {
 			if got, _ := code.Of(err); got != code.ConfigBad {
 				t.Errorf("%v has code %q", err, got)
