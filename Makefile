@@ -2,7 +2,7 @@
 # scripts/setup.sh for the Debian packages that they install when root.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: build demo scenario1 test test-long bench bench-certify setup setup-test clean fmt
+.PHONY: build deb demo scenario1 test test-long bench bench-certify setup setup-test clean fmt
 
 # The same bytes wherever the tree lies: no paths, no cgo, no VCS stamp.
 GOBUILD := CGO_ENABLED=0 GOFLAGS= go build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
@@ -20,6 +20,10 @@ build:
 	$(GOBUILD) $(GUESTFLAGS) -tags guest -o bin/attestbox-guest .
 	$(GOBUILD) -tags simdevice -o bin/snp-sim-device .
 	$(GOBUILD) -o bin/mkimage ./mkimage
+
+# out/attestbox_VERSION_amd64.deb, the same bytes each time: docs/debian.md.
+deb: build
+	@scripts/deb.sh
 
 # The owner's program of docs/scenario1.md.
 bin/hmac: $(wildcard testdata/scenario1/hmac/*.go)

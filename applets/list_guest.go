@@ -4,6 +4,7 @@ package applets
 
 import (
 	"attestbox/applets/attestd"
+	bootdebian "attestbox/applets/boot-debian"
 	"attestbox/applets/certify"
 	cryptstoreapplet "attestbox/applets/cryptstore"
 	fetchsecret "attestbox/applets/fetch-secret"
@@ -18,6 +19,7 @@ import (
 func list() []applet.Applet {
 	return []applet.Applet{
 		initapplet.Applet,
+		bootdebian.Applet,
 		fetchsecret.Applet,
 		unlockluks.Applet,
 		cryptstoreapplet.Applet,

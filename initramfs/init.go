@@ -126,7 +126,7 @@ func (in *Init) boot(ctx context.Context) error {
 	bctx, cancel := context.WithTimeoutCause(ctx, time.Duration(in.cfg.Timeout),
 		code.Wrap(code.BootTimeout, fmt.Errorf("not up within %s", time.Duration(in.cfg.Timeout))))
 	defer cancel()
-	err := in.bounded(bctx)
+	err := in.bounded(bctx, in.bootUp)
 	if err != nil || in.cfg.Mode == config.SwitchRoot {
 		return err
 	}
@@ -138,9 +138,9 @@ const stuckGrace = 5 * time.Second
 
 // bounded runs the steps until ctx ends. A call that knows no context must not
 // keep a failed boot from its end.
-func (in *Init) bounded(ctx context.Context) error {
+func (in *Init) bounded(ctx context.Context, steps func(context.Context) error) error {
 	done := make(chan error, 1)
-	go func() { done <- in.protected(func() error { return in.bootUp(ctx) }) }()
+	go func() { done <- in.protected(func() error { return steps(ctx) }) }()
 	var err error
 	select {
 	case err = <-done:

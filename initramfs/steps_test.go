@@ -312,7 +312,7 @@ func TestBounded(t *testing.T) {
 	in, _, out := fakeInit(t)
 	in.cfg = &config.Config{Mode: config.SwitchRoot}
 	in.deps.network = func(context.Context) (string, error) { panic("mistake") }
-	err := in.bounded(t.Context())
+	err := in.bounded(t.Context(), in.bootUp)
 	if err == nil || !strings.Contains(out.String(), "panic: mistake") {
 		t.Errorf("%v, %q", err, out)
 	}
@@ -322,7 +322,7 @@ func TestBounded(t *testing.T) {
 		<-ctx.Done()
 		return "", ctx.Err()
 	}
-	wantCode(t, in.bounded(ctx), code.BootTimeout)
+	wantCode(t, in.bounded(ctx, in.bootUp), code.BootTimeout)
 	if in.stuck {
 		t.Error("a step that gave up counts as stuck")
 	}
@@ -411,7 +411,7 @@ func TestStuckStepStartsNothing(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, code.Wrap(code.BootTimeout, errors.New("too long")))
 		defer cancel()
-		wantCode(t, in.bounded(ctx), code.BootTimeout)
+		wantCode(t, in.bounded(ctx, in.bootUp), code.BootTimeout)
 		if !in.stuck {
 			t.Error("the step does not count as stuck")
 		}

@@ -31,6 +31,7 @@ type launch struct {
 
 	vsock   *vhostvsock.Server // nil without a vsock device
 	inbound []inbound
+	typed   io.Reader // into the console; nil: nothing
 	logf    func(string, ...any)
 }
 
@@ -136,6 +137,9 @@ func boot(ctx context.Context, env *applet.Env, timeout time.Duration, l *launch
 		return err
 	}
 	fmt.Fprintf(env.Stderr, "snp-sim: QEMU runs as process %d\n", vm.PID())
+	if l.typed != nil {
+		go io.Copy(vm.Console, l.typed) // until either ends; what the console does not take is lost
+	}
 	if err := vm.Wait(); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ type runFlags struct {
 	vsockCID                              uint64
 	net, memory, qmp, console, qemuBinary string
 	timeout                               time.Duration
-	kvm, timestamps, debugMeasure         bool
+	kvm, timestamps, debugMeasure, typed  bool
 }
 
 func (f *runFlags) register(fs *applet.FlagSet) {
@@ -58,6 +58,7 @@ func (f *runFlags) register(fs *applet.FlagSet) {
 	fs.DurationVar(&f.timeout, "timeout", 5*time.Minute, "end the machine after this `time`; 0 is never")
 	fs.StringVar(&f.qmp, "qmp", "", "serve QEMU's monitor (QMP) on the Unix socket `path`")
 	fs.StringVar(&f.console, "console", "-", "write the guest's console to `file`; - is stdout")
+	fs.BoolVar(&f.typed, "stdin", false, "type what comes on stdin into the console")
 	fs.BoolVar(&f.timestamps, "timestamps", false, "put the seconds since the start before each console line")
 	fs.StringVar(&f.qemuBinary, "qemu", qemu.DefaultBinary, "QEMU `program`")
 	fs.BoolVar(&f.kvm, "kvm", false, "use the host's KVM in place of emulation")
@@ -102,6 +103,9 @@ func Run(ctx context.Context, env *applet.Env, args []string) error {
 	}
 	defer closeOut()
 	launch.machine.ConsoleOut = out
+	if f.typed {
+		launch.typed = env.Stdin
+	}
 	err = boot(ctx, env, f.timeout, launch, guest)
 	return errors.Join(err, closeOut())
 }

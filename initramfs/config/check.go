@@ -34,6 +34,16 @@ func (c *Config) check() error {
 	if c.Mode != SwitchRoot && c.Mode != Run {
 		return fmt.Errorf("mode %q is neither %q nor %q", c.Mode, SwitchRoot, Run)
 	}
+	if err := c.checkCommon(); err != nil {
+		return err
+	}
+	if c.Mode == SwitchRoot {
+		return c.checkSwitchRoot()
+	}
+	return c.checkRun()
+}
+
+func (c *Config) checkCommon() error {
 	if err := c.Network.check(); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
@@ -43,10 +53,7 @@ func (c *Config) check() error {
 	if c.MinTime < 0 || c.MinTime > 1<<33 {
 		return fmt.Errorf("min_time %d is not a time in Unix seconds", c.MinTime)
 	}
-	if c.Mode == SwitchRoot {
-		return c.checkSwitchRoot()
-	}
-	return c.checkRun()
+	return nil
 }
 
 func (c *Config) checkServers() error {

@@ -87,6 +87,7 @@ const (
 	BootRandom    Code = "boot-random"
 	BootRelease   Code = "boot-release"
 	BootRollback  Code = "boot-rollback"
+	BootStage     Code = "boot-stage"
 	BootSwitch    Code = "boot-switch"
 	BootTimeout   Code = "boot-timeout"
 	OutcomeUnsent Code = "outcome-unsent"
@@ -269,6 +270,7 @@ var table = map[Code]string{
 	BootRandom:    "the kernel's random number generator did not become ready",
 	BootRelease:   "the release does not hold what this image needs",
 	BootRollback:  "the volume is an older copy, or the verifier's state is",
+	BootStage:     "the scripts of a distribution's initramfs did not run as they should",
 	BootSwitch:    "the real system could not be started",
 	BootTimeout:   "the boot took longer than the image's configuration allows",
 	OutcomeUnsent: "the verifier did not acknowledge the outcome of this boot",

@@ -175,7 +175,7 @@ func (m *Mapping) Check() error {
 	if err != nil {
 		return code.Wrap(code.DMTable, fmt.Errorf("reading status of mapping %q: %w", m.Name, err))
 	}
-	const state = unix.DM_READONLY_FLAG | unix.DM_SUSPEND_FLAG | unix.DM_ACTIVE_PRESENT_FLAG | unix.DM_INACTIVE_PRESENT_FLAG | unix.DM_INTERNAL_SUSPEND_FLAG | unix.DM_DEFERRED_REMOVE
+	const state = stateFlags
 	bad := func(what string, found, want any) error {
 		return code.Wrap(code.DMTable, fmt.Errorf("mapping %q: %s is %v, want %v", m.Name, what, found, want))
 	}

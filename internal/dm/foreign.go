@@ -29,9 +29,18 @@ func CheckCryptsetup(name string, f *os.File, record *wire.HeaderRecord) (*Mappi
 	if err != nil {
 		return nil, err
 	}
-	want, err := cryptsetupTable(name, record, major, minor, size)
+	b, err := backingOf(record, major, minor, size)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("mapping %q: %w", name, err)
+	}
+	if record.Integrity != luks.IntegrityNone {
+		if b, err = b.integrity(name+"_dif", record); err != nil {
+			return nil, code.Wrap(code.DMTable, fmt.Errorf("mapping %q: %w", name+"_dif", err))
+		}
+	}
+	want, err := cryptsetupTable(name, record, b)
+	if err != nil {
+		return nil, fmt.Errorf("mapping %q: %w", name, err)
 	}
 	m := &Mapping{Name: name, Node: filepath.Join("/dev/mapper", name), want: want}
 	if err := m.Check(); err != nil {
@@ -40,23 +49,42 @@ func CheckCryptsetup(name string, f *os.File, record *wire.HeaderRecord) (*Mappi
 	return m, nil
 }
 
-// cryptsetupTable is the table that cryptsetup 2.6 and newer make with the
-// volume key in the keyring, for a record without integrity.
-func cryptsetupTable(name string, r *wire.HeaderRecord, major, minor uint32, size int64) (table, error) {
-	if r.Integrity != luks.IntegrityNone {
-		return table{}, code.Wrap(code.DMTable, fmt.Errorf("mapping %q: integrity %q is not known of cryptsetup's tables", name, r.Integrity))
-	}
+// backing is what a target lies on.
+type backing struct {
+	major, minor uint32
+	offset       uint64 // in sectors, as is the size
+	sectors      uint64
+}
+
+func backingOf(r *wire.HeaderRecord, major, minor uint32, size int64) (backing, error) {
 	data := (size - r.SegmentOffset) / int64(r.SectorSize) * int64(r.SectorSize)
 	if data <= 0 {
-		return table{}, code.Wrap(code.LUKSTruncated, fmt.Errorf("the device is %d bytes, its data begins at %d", size, r.SegmentOffset))
+		return backing{}, code.Wrap(code.LUKSTruncated, fmt.Errorf("the device is %d bytes, its data begins at %d", size, r.SegmentOffset))
 	}
-	params := fmt.Sprintf("%s :%d:logon:cryptsetup:%s-d0 0 %d:%d %d", r.Cipher, r.KeyBytes, r.UUID, major, minor, r.SegmentOffset/sector)
+	return backing{major, minor, uint64(r.SegmentOffset / sector), uint64(data / sector)}, nil
+}
+
+// cryptsetupTable is the table that cryptsetup 2.6 and newer make with the
+// volume key in the keyring.
+func cryptsetupTable(name string, r *wire.HeaderRecord, b backing) (table, error) {
+	suite, err := luks.SuiteNamed(r.Integrity)
+	if err != nil {
+		return table{}, code.Wrap(code.DMTable, err)
+	}
+	params := fmt.Sprintf("%s :%d:logon:cryptsetup:%s-d0 0 %d:%d %d", suite.DMCipher, r.KeyBytes, r.UUID, b.major, b.minor, b.offset)
+	var options []string
+	if suite.TagBytes > 0 {
+		options = append(options, fmt.Sprintf("integrity:%d:aead", suite.TagBytes))
+	}
 	if r.SectorSize != sector {
-		params += fmt.Sprintf(" 1 sector_size:%d", r.SectorSize)
+		options = append(options, fmt.Sprintf("sector_size:%d", r.SectorSize))
+	}
+	if len(options) > 0 {
+		params += fmt.Sprintf(" %d %s", len(options), strings.Join(options, " "))
 	}
 	return table{
 		uuid:    "CRYPT-LUKS2-" + strings.ReplaceAll(r.UUID, "-", "") + "-" + name,
-		sectors: uint64(data / sector),
+		sectors: b.sectors,
 		params:  params,
 	}, nil
 }

@@ -7,8 +7,8 @@ import (
 )
 
 // ReadRegistered reads the header area of r, once, and returns it if its digest
-// is the registered one. It is what OpenWithin then parses, for a caller that
-// hands the same bytes on.
+// is the registered one: of a scoped record, the area that it makes. It is what
+// OpenWithin then parses, for a caller that hands the same bytes on.
 func ReadRegistered(r io.ReaderAt, want *wire.HeaderRecord) ([]byte, error) {
 	if err := CheckRecord(want); err != nil {
 		return nil, err
@@ -20,5 +20,5 @@ func ReadRegistered(r io.ReaderAt, want *wire.HeaderRecord) ([]byte, error) {
 	if err := checkDigest(area, want); err != nil {
 		return nil, err
 	}
-	return area, nil
+	return assemble(area, want)
 }
