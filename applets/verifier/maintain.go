@@ -9,6 +9,7 @@ import (
 
 	"attestbox/internal/applet"
 	"attestbox/internal/server"
+	"attestbox/internal/wire"
 )
 
 // mayFlags say what a running VM may change of its own record.
@@ -86,6 +87,14 @@ func instanceRotate(ctx context.Context, env *applet.Env, st *server.State, f *i
 		return err
 	}
 	s.Zero()
-	fmt.Fprintln(env.Stderr, "open: the running VM may change its disk key now, with: unlock-luks rotate DEVICE")
+	i, err := st.Instance(ctx, f.id)
+	if err != nil {
+		return err
+	}
+	how := "change its disk key now, with: unlock-luks rotate DEVICE"
+	if i.Rotation == wire.RotationEnroll {
+		how = "bring its disk now, with: unlock-luks enroll -register -backup FILE DEVICE"
+	}
+	fmt.Fprintf(env.Stderr, "open: the running VM may %s\n", how)
 	return nil
 }

@@ -27,6 +27,9 @@ func (st *State) RegisterHeaders(ctx context.Context, id wire.Hex32, boot *Boot,
 		switch {
 		case rotating && i.Rotation == wire.RotationNone:
 			return refusal(code.MaintainRotation, "no rotation is open")
+		case !rotating && i.Rotation != wire.RotationNone:
+			// It would drop the records of states that are still to come.
+			return refusal(code.MaintainRotation, "a rotation is open, which has records of its own")
 		case len(i.Headers) == 0 && i.Rotation != wire.RotationEnroll:
 			return bad("the instance has no disk")
 		}

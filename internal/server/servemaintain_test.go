@@ -398,6 +398,8 @@ func TestRotateKeys(t *testing.T) {
 	if err := m.RegisterHeaders(ctx, []wire.HeaderRecord{next}, nil); err != nil {
 		t.Fatal(err)
 	}
+	other := w.mustMaintain(g, wire.PurposeHeaders)
+	told(t, "dropping records of a rotation", other.RegisterHeaders(ctx, nil, []wire.Hex32{digestOf(t, next)}), code.MaintainRotation)
 	// A boot in the middle gets both keys and both records.
 	g = w.guest(id, nil)
 	if got := w.up(g); !got.DiskKey.Equal(p.DiskKey) || !got.PreviousDiskKey.Equal(old) || len(got.Headers) != 2 {
