@@ -1,16 +1,14 @@
 package luks
 
 import (
-	"crypto/aes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 
 	"golang.org/x/crypto/argon2"
-	"golang.org/x/crypto/xts"
 
 	"attestbox/internal/secret"
+	"attestbox/internal/xts"
 )
 
 // Keys pass through HMAC pads and AES key schedules of the standard library,
@@ -54,12 +52,9 @@ func (k *kdf) derive(key *secret.Bytes, salt []byte) *secret.Bytes {
 	return secret.Take(argon2.IDKey(key.Bytes(), salt, uint32(*k.Time), uint32(*k.Memory), uint8(*k.CPUs), slotKeyBytes))
 }
 
-// newXTS is AES-256-XTS over a 64-byte key.
+// newXTS is the cipher of keyslot areas.
 func newXTS(key *secret.Bytes) (*xts.Cipher, error) {
-	if key.Len() != slotKeyBytes {
-		return nil, fmt.Errorf("key is %d bytes, want %d", key.Len(), slotKeyBytes)
-	}
-	return xts.NewCipher(aes.NewCipher, key.Bytes())
+	return xts.New(key.Bytes())
 }
 
 // areaSector is the encryption sector of keyslot areas, whatever the data's.

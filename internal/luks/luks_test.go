@@ -81,6 +81,52 @@ func TestHeaderIsReadOnce(t *testing.T) {
 	}
 }
 
+// once serves every byte one time: what is read again is another.
+type once struct {
+	header []byte
+	read   []bool // by 512 bytes
+}
+
+func (o *once) ReadAt(p []byte, off int64) (int, error) {
+	n, err := bytes.NewReader(o.header).ReadAt(p, off)
+	for i := off / 512; i < (off+int64(n)+511)/512; i++ {
+		if o.read[i] {
+			clear(p)
+		}
+		o.read[i] = true
+	}
+	return n, err
+}
+
+// A large area is hashed while it is read.
+func TestLargeAreaIsReadOnce(t *testing.T) {
+	key := testKey(t)
+	header, v, record, err := Format(key, Params{UUID: testUUID, Integrity: IntegrityNone, HeaderArea: 5*readChunk + 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Close()
+	vol, err := Open(&once{header, make([]bool, len(header)/512)}, record, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vol.Close()
+	for _, at := range []int{0, readChunk - 1, readChunk, 3*readChunk + 7, len(header) - 1} {
+		changed := bytes.Clone(header)
+		changed[at] ^= 1
+		area, err := ReadRegistered(bytes.NewReader(changed), record)
+		if c, _ := code.Of(err); c != code.LUKSHeaderDigest || area != nil {
+			t.Errorf("byte %d changed: %v", at, err)
+		}
+	}
+	for _, n := range []int{0, 100, readChunk, 2*readChunk + 1, len(header) - 1} {
+		area, err := ReadRegistered(bytes.NewReader(header[:n]), record)
+		if c, _ := code.Of(err); c != code.LUKSTruncated || area != nil {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+}
+
 type failing struct{ n int }
 
 func (f failing) ReadAt(p []byte, off int64) (int, error) { return f.n, errors.New("I/O error") }

@@ -49,11 +49,8 @@ func OpenWithin(r io.ReaderAt, want *wire.HeaderRecord, key *secret.Bytes, limit
 	if key.Len() == 0 || key.Len() > maxKey {
 		return nil, code.Wrap(code.LUKSWrongKey, fmt.Errorf("key is %d bytes, want 1 to %d", key.Len(), maxKey))
 	}
-	area, err := readArea(r, want.Size)
+	area, err := readArea(r, want)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkDigest(area, want); err != nil {
 		return nil, err
 	}
 	if area, err = assemble(area, want); err != nil {

@@ -129,7 +129,10 @@ func checkDigest(header []byte, want *wire.HeaderRecord) error {
 	if int64(len(header)) < want.Size {
 		return code.Wrap(code.LUKSTruncated, fmt.Errorf("header area is %d bytes, registered are %d", len(header), want.Size))
 	}
-	got := digestCovered(header, want)
+	return compareDigest(digestCovered(header, want), want)
+}
+
+func compareDigest(got [sha256.Size]byte, want *wire.HeaderRecord) error {
 	reg, err := hex.DecodeString(want.Digest)
 	if err != nil || subtle.ConstantTimeCompare(got[:], reg) != 1 {
 		return code.Wrap(code.LUKSHeaderDigest, fmt.Errorf("SHA-256 of the header area is %x, registered is %s", got, want.Digest))
@@ -168,18 +171,4 @@ func ReadHeader(r io.ReaderAt) ([]byte, error) {
 		return nil, code.Wrap(code.LUKSRead, fmt.Errorf("reading LUKS header: %w", err))
 	}
 	return buf[:n], nil
-}
-
-// readArea reads exactly size bytes from the start, once.
-func readArea(r io.ReaderAt, size int64) ([]byte, error) {
-	buf := make([]byte, size)
-	n, err := r.ReadAt(buf, 0)
-	switch {
-	case n == len(buf):
-		return buf, nil
-	case errors.Is(err, io.EOF):
-		return nil, code.Wrap(code.LUKSTruncated, fmt.Errorf("reading LUKS header: %d bytes, registered are %d", n, size))
-	default:
-		return nil, code.Wrap(code.LUKSRead, fmt.Errorf("reading LUKS header: %w", err))
-	}
 }
