@@ -189,8 +189,10 @@ func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *ins
 		}
 		fmt.Fprintf(w, "LUKS header  %s\n             %s, sectors of %d bytes, integrity %s%s\n", h.Digest, h.Cipher, h.SectorSize, h.Integrity, scope)
 	}
-	if i.Rotation != wire.RotationNone {
-		fmt.Fprintf(w, "disk key     being changed (%s)\n", i.Rotation)
+	if r, err := st.Rotation(ctx, i); err != nil && i.Decommissioned == 0 {
+		return err
+	} else if r != wire.RotationNone {
+		fmt.Fprintf(w, "disk key     being changed (%s)\n", r)
 	}
 	for _, n := range i.SecretNames {
 		fmt.Fprintf(w, "secret       %s\n", n)

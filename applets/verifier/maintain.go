@@ -9,7 +9,6 @@ import (
 
 	"attestbox/internal/applet"
 	"attestbox/internal/server"
-	"attestbox/internal/wire"
 )
 
 // mayFlags say what a running VM may change of its own record.
@@ -86,13 +85,10 @@ func instanceRotate(ctx context.Context, env *applet.Env, st *server.State, f *i
 	if err != nil {
 		return err
 	}
+	enroll := s.PreviousDiskKey.Len() == 0
 	s.Zero()
-	i, err := st.Instance(ctx, f.id)
-	if err != nil {
-		return err
-	}
 	how := "change its disk key now, with: unlock-luks rotate DEVICE"
-	if i.Rotation == wire.RotationEnroll {
+	if enroll {
 		how = "bring its disk now, with: unlock-luks enroll -register -backup FILE DEVICE"
 	}
 	fmt.Fprintf(env.Stderr, "open: the running VM may %s\n", how)

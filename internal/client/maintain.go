@@ -12,6 +12,7 @@ import (
 
 	"attestbox/internal/code"
 	"attestbox/internal/dial"
+	"attestbox/internal/secret"
 	"attestbox/internal/wire"
 )
 
@@ -135,9 +136,9 @@ func (m *Maintenance) Rotate(ctx context.Context) (p *wire.Payload, err error) {
 	return p, nil
 }
 
-// EndRotation keeps one record and the new key, or with abort the previous one.
-func (m *Maintenance) EndRotation(ctx context.Context, abort bool, keep wire.Hex32) error {
-	if err := m.ask(ctx, &wire.RotateEnd{Abort: abort, Keep: keep}); err != nil {
+// EndRotation keeps one record and the key that opens it.
+func (m *Maintenance) EndRotation(ctx context.Context, keep wire.Hex32, key *secret.Bytes) error {
+	if err := m.ask(ctx, &wire.RotateEnd{Keep: keep, MAC: wire.KeepMAC(key, m.ID, keep)}); err != nil {
 		return fmt.Errorf("ending the rotation: %w", err)
 	}
 	if r := m.State().Rotation; r != wire.RotationNone {

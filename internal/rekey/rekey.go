@@ -80,7 +80,7 @@ func (j *Job) Rotate(ctx context.Context, cfg client.Config, abort bool) (*wire.
 	if err != nil {
 		return nil, err
 	}
-	if err := j.finish(ctx, cfg, m, area, keys.Headers, plan, key, abort); err != nil {
+	if err := j.finish(ctx, cfg, m, area, keys.Headers, plan, key); err != nil {
 		return nil, err
 	}
 	return &plan.Final, nil
@@ -102,7 +102,7 @@ func (j *Job) area(records []wire.HeaderRecord) ([]byte, error) {
 
 // finish registers the plan's records on m, writes, and ends the rotation. The
 // writing may take long, so the end is an exchange of its own.
-func (j *Job) finish(ctx context.Context, cfg client.Config, m *client.Maintenance, area []byte, registered []wire.HeaderRecord, plan *luks.Rotation, key *secret.Bytes, abort bool) error {
+func (j *Job) finish(ctx context.Context, cfg client.Config, m *client.Maintenance, area []byte, registered []wire.HeaderRecord, plan *luks.Rotation, key *secret.Bytes) error {
 	add, drop, err := difference(area, registered, plan.Records())
 	if err != nil {
 		return err
@@ -126,7 +126,7 @@ func (j *Job) finish(ctx context.Context, cfg client.Config, m *client.Maintenan
 	if err := keep.UnmarshalText([]byte(plan.Final.Digest)); err != nil {
 		return err
 	}
-	if err := end.EndRotation(ctx, abort, keep); err != nil {
+	if err := end.EndRotation(ctx, keep, key); err != nil {
 		return fmt.Errorf("the disk is done; the verifier has not heard of it yet: %w", err)
 	}
 	return nil
@@ -192,7 +192,7 @@ func (j *Job) Enroll(ctx context.Context, cfg client.Config, passphrase *secret.
 	if err != nil {
 		return nil, err
 	}
-	if err := j.finish(ctx, cfg, m, area, keys.Headers, plan, keys.DiskKey, false); err != nil {
+	if err := j.finish(ctx, cfg, m, area, keys.Headers, plan, keys.DiskKey); err != nil {
 		return nil, err
 	}
 	return &plan.Final, nil

@@ -99,7 +99,7 @@ func TestRotateThroughCrashes(t *testing.T) {
 		}
 	}
 	i := w.Instance(id)
-	if i.Rotation != "" || len(i.Headers) != 1 || i.Headers[0].Integrity != luks.IntegrityHMAC {
+	if w.Rotation(id) != "" || len(i.Headers) != 1 || i.Headers[0].Integrity != luks.IntegrityHMAC {
 		t.Errorf("in the end: %+v", i)
 	}
 	if err := w.Launch(id, verifiertest.Digest).Boot(func(p *wire.Payload) ([]wire.Hex32, error) {
@@ -154,7 +154,7 @@ func TestRotateTakenBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := w.Instance(id)
-	if i.Rotation != "" || len(i.Headers) != 1 || i.Headers[0] != *got || got.Scope != wire.ScopeWhole {
+	if w.Rotation(id) != "" || len(i.Headers) != 1 || i.Headers[0] != *got || got.Scope != wire.ScopeWhole {
 		t.Errorf("in the end: %+v", i)
 	}
 	if err := w.Launch(id, verifiertest.Digest).Boot(func(p *wire.Payload) ([]wire.Hex32, error) {

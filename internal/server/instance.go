@@ -65,7 +65,7 @@ type Instance struct {
 	Decommissioned int64               `json:"decommissioned"` // Unix seconds; 0: in service
 
 	// What the running VM changes, see package wire's maintain.
-	Rotation    string       `json:"rotation,omitempty"` // wire.Rotation*
+	Enrolling   bool         `json:"enrolling,omitempty"` // its disk is on its way to the key that is registered
 	MayRotate   bool         `json:"may_rotate,omitempty"`
 	MayNominate bool         `json:"may_nominate,omitempty"`
 	Nominations []Nomination `json:"nominations,omitempty"` // oldest first

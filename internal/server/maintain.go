@@ -134,8 +134,11 @@ func (m *maintaining) request(ctx context.Context, request wire.Message) (more b
 		keys, err = s.State.OpenRotation(ctx, m.t.ID, false)
 		defer keys.Zero()
 	case *wire.RotateEnd:
-		d.Op = map[bool]string{false: "rotate-done", true: "rotate-abort"}[r.Abort]
-		err = s.State.EndRotation(ctx, m.t.ID, r.Abort, r.Keep)
+		d.Op = "rotate-end"
+		var back bool
+		if back, err = s.State.EndRotation(ctx, m.t.ID, r); back {
+			d.Reason = "the key before stays"
+		}
 	case *wire.Nominate:
 		d.Op, d.Reason = "nominate", fmt.Sprintf("%s: %s", r.Digest, r.Source)
 		var allowed bool
@@ -197,7 +200,11 @@ func (m *maintaining) sendState(ctx context.Context, d *Decision, inst *Instance
 	if err != nil {
 		return m.s.fault(m.x, d, err)
 	}
-	st := &wire.MaintainState{Exchange: m.x.id, Headers: inst.Headers, HasKey: inst.HasDiskKey, Rotation: inst.Rotation,
+	rotation, err := m.s.State.Rotation(ctx, inst)
+	if err != nil {
+		return m.s.fault(m.x, d, err)
+	}
+	st := &wire.MaintainState{Exchange: m.x.id, Headers: inst.Headers, HasKey: inst.HasDiskKey, Rotation: rotation,
 		Time: m.s.Now().Unix(), MinPolicyVersion: m.s.policyFloor(inst, cfg)}
 	for _, a := range inst.Measurements {
 		st.Allowed = append(st.Allowed, a.Digest)

@@ -23,14 +23,15 @@ const diskKeySize = 32
 // a later boot opened another.
 func (st *State) RegisterHeaders(ctx context.Context, id wire.Hex32, boot *Boot, add []wire.HeaderRecord, drop []wire.Hex32, rotating bool) error {
 	bad := func(format string, a ...any) error { return refusal(code.MaintainHeaders, format, a...) }
-	return st.changeInstance(ctx, id, func(i *Instance) error {
+	return st.changeInstance(ctx, id, func(i *Instance, s *Secrets) error {
+		open := rotationOf(i, s)
 		switch {
-		case rotating && i.Rotation == wire.RotationNone:
+		case rotating && open == wire.RotationNone:
 			return refusal(code.MaintainRotation, "no rotation is open")
-		case !rotating && i.Rotation != wire.RotationNone:
+		case !rotating && open == wire.RotationRotate || !rotating && i.Enrolling:
 			// It would drop the records of states that are still to come.
 			return refusal(code.MaintainRotation, "a rotation is open, which has records of its own")
-		case len(i.Headers) == 0 && i.Rotation != wire.RotationEnroll:
+		case !rotating && len(i.Headers) == 0:
 			return bad("the instance has no disk")
 		}
 		next := slices.Clone(i.Headers)
@@ -61,26 +62,29 @@ func (st *State) RegisterHeaders(ctx context.Context, id wire.Hex32, boot *Boot,
 		if len(next) == 0 || len(next) > wire.MaxHeaders {
 			return bad("%d records would be registered, want 1 to %d", len(next), wire.MaxHeaders)
 		}
-		i.Headers, i.HasDiskKey = next, true
+		if !i.HasDiskKey {
+			i.HasDiskKey, i.Enrolling = true, true
+		}
+		i.Headers = next
 		return nil
 	})
 }
 
 // changeInstance is UpdateInstance for what a running VM changes: HasDiskKey
-// may change with the headers.
-func (st *State) changeInstance(ctx context.Context, id wire.Hex32, f func(*Instance) error) error {
+// may change with the headers, and what comes out must fit into a release.
+func (st *State) changeInstance(ctx context.Context, id wire.Hex32, f func(*Instance, *Secrets) error) error {
 	return st.update(ctx, id, func(i *Instance) error {
-		if err := f(i); err != nil {
-			return err
-		}
-		probe := &wire.Payload{Headers: i.Headers, OutcomeKey: secret.New(wire.OutcomeKeySize)}
-		defer probe.OutcomeKey.Zero()
-		sec, err := st.secrets(ctx, id)
+		s, err := st.secrets(ctx, id)
 		if err != nil {
 			return err
 		}
-		defer sec.Zero()
-		probe.DiskKey, probe.PreviousDiskKey, probe.Secrets = sec.DiskKey, sec.PreviousDiskKey, sec.Named
+		defer s.Zero()
+		if err := f(i, s); err != nil {
+			return err
+		}
+		probe := s.payload(i)
+		probe.OutcomeKey = secret.New(wire.OutcomeKeySize)
+		defer probe.OutcomeKey.Zero()
 		if n, err := probe.Size(); err != nil || n > wire.MaxPayload-2*diskKeySize {
 			return refusal(code.MaintainHeaders, "the release would take %d bytes (%v)", n, err)
 		}
@@ -88,110 +92,100 @@ func (st *State) changeInstance(ctx context.Context, id wire.Hex32, f func(*Inst
 	})
 }
 
+// Rotation says which change of the disk key is open. The keys themselves are
+// what says so, so that no crash and no other call can come between: while there
+// are two, the disk may open with either.
+func (st *State) Rotation(ctx context.Context, i *Instance) (string, error) {
+	s, err := st.secrets(ctx, i.ID)
+	if err != nil {
+		return "", err
+	}
+	defer s.Zero()
+	return rotationOf(i, s), nil
+}
+
+func rotationOf(i *Instance, s *Secrets) string {
+	switch {
+	case s.PreviousDiskKey.Len() > 0:
+		return wire.RotationRotate
+	case i.Enrolling || !i.HasDiskKey && s.DiskKey.Len() > 0:
+		return wire.RotationEnroll
+	}
+	return wire.RotationNone
+}
+
 // OpenRotation gives an instance's disk a new key beside the one that it has,
 // or the first one if it has none, and returns both; the caller zeroes them.
 // While a rotation is open it returns the same ones again. The running VM may
 // open one where its record says so; the owner may always.
-//
-// The instance says which kind is open before the keys change, and keys that no
-// open rotation accounts for are taken back first: a crash at any point leaves
-// a state from which the same call goes on, and in which the disk opens.
 func (st *State) OpenRotation(ctx context.Context, id wire.Hex32, byOwner bool) (*Secrets, error) {
-	kind := ""
-	err := st.update(ctx, id, func(i *Instance) error {
-		if i.Rotation == wire.RotationNone {
-			if !byOwner && !i.MayRotate {
-				return refusal(code.MaintainRotation, "the owner did not open a rotation (verifier instance rotate) and does not let the VM open one (-may-rotate)")
-			}
-			if err := st.settleKeys(ctx, i); err != nil {
-				return err
-			}
-			i.Rotation = wire.RotationEnroll
-			if i.HasDiskKey {
-				i.Rotation = wire.RotationRotate
-			}
-		}
-		kind = i.Rotation
-		return nil
-	})
+	i, err := st.Instance(ctx, id)
 	if err != nil {
 		return nil, err
 	}
+	if i.Decommissioned != 0 {
+		return nil, ErrDecommissioned
+	}
 	return st.updateSecrets(ctx, id, func(s *Secrets) error {
 		switch {
-		case kind == wire.RotationRotate && s.PreviousDiskKey.Len() == 0:
-			s.PreviousDiskKey, s.DiskKey = s.DiskKey, secret.Random(diskKeySize)
-		case kind == wire.RotationEnroll && s.DiskKey.Len() == 0:
+		case rotationOf(i, s) != wire.RotationNone:
+		case !byOwner && !i.MayRotate:
+			return refusal(code.MaintainRotation, "the owner did not open a rotation (verifier instance rotate) and does not let the VM open one (-may-rotate)")
+		case !i.HasDiskKey:
 			s.DiskKey = secret.Random(diskKeySize)
+		default:
+			s.PreviousDiskKey, s.DiskKey = s.DiskKey, secret.Random(diskKeySize)
 		}
 		return nil
 	})
 }
 
-// settleKeys takes back what a crash left of a rotation that is over: a
-// previous key, or the key of a disk that is not registered.
-func (st *State) settleKeys(ctx context.Context, i *Instance) error {
-	has := i.HasDiskKey
-	s, err := st.updateSecrets(ctx, i.ID, func(s *Secrets) error {
-		s.PreviousDiskKey.Zero()
-		if !has {
+// EndRotation ends a rotation with one record and the key that signed the
+// message; back says that it is the one before. The same message again is fine;
+// one that is late, by a key that was dropped, is refused. The keys are first:
+// until the records follow, the release has the key that opens the disk, and
+// every record.
+func (st *State) EndRotation(ctx context.Context, id wire.Hex32, m *wire.RotateEnd) (back bool, err error) {
+	whole := func(i *Instance) (*wire.HeaderRecord, error) {
+		at := slices.IndexFunc(i.Headers, func(r wire.HeaderRecord) bool { return r.Digest == m.Keep.String() })
+		if at < 0 || i.Headers[at].Scope != wire.ScopeWhole {
+			return nil, refusal(code.MaintainRotation, "%s is no registered record of a whole header area", m.Keep)
+		}
+		return &i.Headers[at], nil
+	}
+	i, err := st.Instance(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	if _, err := whole(i); err != nil {
+		return false, err
+	}
+	s, err := st.updateSecrets(ctx, id, func(s *Secrets) error {
+		switch {
+		case wire.VerifyKeep(s.DiskKey, id, m):
+			back = false
+			s.PreviousDiskKey.Zero()
+		case wire.VerifyKeep(s.PreviousDiskKey, id, m):
+			back = true
 			s.DiskKey.Zero()
+			s.DiskKey, s.PreviousDiskKey = s.PreviousDiskKey, secret.New(0)
+		default:
+			return refusal(code.MaintainRotation, "the key to be kept is neither the new one nor the one before")
 		}
 		return nil
 	})
 	s.Zero()
-	return err
-}
-
-// EndRotation ends a rotation with one record, keep, and the new key; with
-// abort, the previous one. The same call again is fine.
-func (st *State) EndRotation(ctx context.Context, id wire.Hex32, abort bool, keep wire.Hex32) error {
-	i, err := st.Instance(ctx, id)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if i.Rotation == wire.RotationNone {
-		if !abort && !i.hasHeader(keep) {
-			return refusal(code.MaintainRotation, "no rotation is open, and %s is not registered", keep)
-		}
-		return st.settleKeys(ctx, i)
-	}
-	enroll := i.Rotation == wire.RotationEnroll
-	if abort && !enroll {
-		// The keys first: until the record follows, the release has the one
-		// key that opens the disk, and every record.
-		s, err := st.updateSecrets(ctx, id, func(s *Secrets) error {
-			if s.PreviousDiskKey.Len() > 0 {
-				s.DiskKey.Zero()
-				s.DiskKey, s.PreviousDiskKey = s.PreviousDiskKey, secret.New(0)
-			}
-			return nil
-		})
-		s.Zero()
+	return back, st.update(ctx, id, func(i *Instance) error {
+		keep, err := whole(i)
 		if err != nil {
 			return err
 		}
-	}
-	err = st.update(ctx, id, func(i *Instance) error {
-		if abort && enroll {
-			i.Headers, i.HasDiskKey = []wire.HeaderRecord{}, false
-		} else {
-			at := slices.IndexFunc(i.Headers, func(r wire.HeaderRecord) bool { return r.Digest == keep.String() })
-			if at < 0 || i.Headers[at].Scope != wire.ScopeWhole {
-				return refusal(code.MaintainRotation, "%s is no registered record of a whole header area", keep)
-			}
-			i.Headers = []wire.HeaderRecord{i.Headers[at]}
-		}
-		i.Rotation = wire.RotationNone
+		i.Headers, i.Enrolling = []wire.HeaderRecord{*keep}, false
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	if i, err = st.Instance(ctx, id); err != nil {
-		return err
-	}
-	return st.settleKeys(ctx, i)
 }
 
 // updateSecrets changes an instance's secrets by compare-and-swap and returns

@@ -38,10 +38,7 @@ func (s *Secrets) Zero() {
 func (s *Secrets) payload(i *Instance) *wire.Payload {
 	p := &wire.Payload{Headers: i.Headers, Secrets: s.Named}
 	if i.HasDiskKey { // not so while an enrolment has no record yet
-		p.DiskKey = s.DiskKey
-	}
-	if i.Rotation == wire.RotationRotate {
-		p.PreviousDiskKey = s.PreviousDiskKey
+		p.DiskKey, p.PreviousDiskKey = s.DiskKey, s.PreviousDiskKey
 	}
 	return p
 }

@@ -303,8 +303,8 @@ func TestMaintainAttacks(t *testing.T) {
 			t.Errorf("%T: %v", m, err)
 		}
 	}
-	if i := w.instance(id); i.Rotation != "" {
-		t.Errorf("an attack opened a rotation: %+v", i)
+	if r, err := w.state.Rotation(context.Background(), w.instance(id)); r != "" || err != nil {
+		t.Errorf("an attack opened a rotation: %q, %v", r, err)
 	}
 }
 
@@ -407,9 +407,13 @@ func TestRotateKeys(t *testing.T) {
 	}
 	m, _ = rotate(g)
 	bogus := w.mustMaintain(g, wire.PurposeRotate)
-	told(t, "keeping an unknown record", bogus.EndRotation(ctx, false, newID()), code.MaintainRotation)
+	told(t, "keeping an unknown record", bogus.EndRotation(ctx, newID(), p.DiskKey), code.MaintainRotation)
+	bogus = w.mustMaintain(g, wire.PurposeRotate)
+	told(t, "keeping another key", bogus.EndRotation(ctx, digestOf(t, next), secret.Random(32)), code.MaintainRotation)
+	bogus = w.mustMaintain(g, wire.PurposeRotate)
+	told(t, "keeping no key", bogus.EndRotation(ctx, digestOf(t, next), nil), code.MaintainRotation)
 	for range 2 {
-		if err := m.EndRotation(ctx, false, digestOf(t, next)); err != nil {
+		if err := m.EndRotation(ctx, digestOf(t, next), p.DiskKey); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -426,70 +430,83 @@ func TestRotateKeys(t *testing.T) {
 	if !p2.PreviousDiskKey.Equal(p.DiskKey) {
 		t.Error("the second rotation begins with another key")
 	}
+	// The message that ended the first rotation, late: it keeps the same key,
+	// which is the one before now.
 	for range 2 {
-		if err := m.EndRotation(ctx, true, digestOf(t, next)); err != nil {
+		if err := m.EndRotation(ctx, digestOf(t, next), p.DiskKey); err != nil {
 			t.Fatal(err)
 		}
 	}
+	late := w.mustMaintain(g, wire.PurposeRotate)
+	told(t, "keeping a key that was dropped", late.EndRotation(ctx, digestOf(t, next), p2.DiskKey), code.MaintainRotation)
 	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(p.DiskKey) || got.PreviousDiskKey.Len() != 0 || len(got.Headers) != 1 {
 		t.Error("after the abort the release is another one")
 	}
 }
 
-// However often the verifier dies between two writes of a rotation, the key of
-// the disk as it is stays in the release.
+// A rotation's state is in the keys alone: whatever of the other writes a crash
+// of the verifier leaves out, the release has the key of the disk as it is.
 func TestRotationInterrupted(t *testing.T) {
 	w := newWorld(t, nil)
 	id := newID()
 	inst, old := w.add(id, Takeover)
 	ctx := ctxFor(t)
-	set := func(rotation string, key, previous *secret.Bytes) {
+	next := like(inst.Headers[0])
+	open := func() *Secrets {
 		t.Helper()
-		if err := w.state.update(ctx, id, func(i *Instance) error { i.Rotation = rotation; return nil }); err != nil {
-			t.Fatal(err)
-		}
-		s, err := w.state.updateSecrets(ctx, id, func(s *Secrets) error {
-			s.DiskKey, s.PreviousDiskKey = secret.Copy(key.Bytes()), secret.Copy(previous.Bytes())
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Zero()
-	}
-	none, next := secret.New(0), secret.Random(32)
-	keep := digestOf(t, inst.Headers[0])
-	open := func() (key, previous *secret.Bytes) {
 		s, err := w.state.OpenRotation(ctx, id, true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return s.DiskKey, s.PreviousDiskKey
+		return s
 	}
-	// Opening: the instance says so, the keys are the old ones still.
-	set(wire.RotationRotate, old, none)
-	if key, prev := open(); !prev.Equal(old) || key.Equal(old) {
-		t.Error("opening again after a crash lost the key")
+	end := func(keep wire.HeaderRecord, key *secret.Bytes) error {
+		d := digestOf(t, keep)
+		_, err := w.state.EndRotation(ctx, id, &wire.RotateEnd{Keep: d, MAC: wire.KeepMAC(key, id, d)})
+		return err
 	}
-	// Done: the record is there, the previous key still too.
-	set(wire.RotationNone, next, old)
-	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(next) || got.PreviousDiskKey.Len() != 0 {
+	headers := func(h ...wire.HeaderRecord) {
+		t.Helper()
+		if err := w.state.UpdateInstance(ctx, id, func(i *Instance) error { i.Headers = h; return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Done, but for the records: they go on, and the key before is gone.
+	s := open()
+	headers(inst.Headers[0], next)
+	if err := end(next, s.DiskKey); err != nil {
+		t.Fatal(err)
+	}
+	headers(inst.Headers[0], next)
+	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(s.DiskKey) || got.PreviousDiskKey.Len() != 0 {
 		t.Error("a key that is over was released")
 	}
-	if err := w.state.EndRotation(ctx, id, false, keep); err != nil {
-		t.Error(err)
+	if err := end(next, s.DiskKey); err != nil || len(w.instance(id).Headers) != 1 {
+		t.Errorf("again: %v", err)
 	}
-	set(wire.RotationNone, next, old)
-	if _, prev := open(); !prev.Equal(next) {
-		t.Error("a rotation began with a key that is over")
+	if err := end(next, old); err == nil {
+		t.Error("the key that was dropped came back")
 	}
-	// Abort: the keys are back, the instance says that a rotation is open.
-	set(wire.RotationRotate, old, none)
-	if err := w.state.EndRotation(ctx, id, true, keep); err != nil {
-		t.Error(err)
+	// Taken back, but for the records.
+	s2 := open()
+	if !s2.PreviousDiskKey.Equal(s.DiskKey) {
+		t.Error("the second rotation begins with another key")
 	}
-	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(old) {
-		t.Error("aborting again lost the key")
+	headers(next, like(next))
+	if err := end(next, s.DiskKey); err != nil {
+		t.Fatal(err)
+	}
+	headers(next, like(next))
+	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(s.DiskKey) || got.PreviousDiskKey.Len() != 0 {
+		t.Error("the key that stays was not released")
+	}
+	if err := end(next, s2.DiskKey); err == nil {
+		t.Error("a key that was never used is kept")
+	}
+	// Two at once: one pair.
+	a, b := open(), open()
+	if !a.DiskKey.Equal(b.DiskKey) || !a.PreviousDiskKey.Equal(b.PreviousDiskKey) {
+		t.Error("two calls gave two pairs")
 	}
 }
 
@@ -517,7 +534,10 @@ func TestEnrolKeys(t *testing.T) {
 	if again, err := m.Rotate(ctx); err != nil || !again.DiskKey.Equal(p.DiskKey) || again.PreviousDiskKey.Len() != 0 {
 		t.Errorf("asking again: %v", err)
 	}
-	if err := m.EndRotation(ctx, false, digestOf(t, r)); err != nil {
+	if i := w.instance(id); !i.Enrolling || !i.HasDiskKey {
+		t.Errorf("in the middle: %+v", i)
+	}
+	if err := m.EndRotation(ctx, digestOf(t, r), p.DiskKey); err != nil {
 		t.Fatal(err)
 	}
 	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(p.DiskKey) || len(got.Headers) != 1 {

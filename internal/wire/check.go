@@ -118,7 +118,7 @@ func fields(m Message) []string {
 	case *Rotate:
 		return []string{"type"}
 	case *RotateEnd:
-		return []string{"type", "abort", "keep"}
+		return []string{"type", "keep", "mac"}
 	case *Nominate:
 		return []string{"type", "digest", "kernel", "initrd", "cmdline", "source"}
 	}

@@ -63,6 +63,7 @@ const (
 	domainAttestdProgram = "attestbox/attestd/program/1"
 
 	domainMaintain = "attestbox/maintain/1"
+	domainKeep     = "attestbox/maintain/keep/1"
 
 	exporterMaintain = "EXPORTER-attestbox-maintain-1"
 	exporterLaunch   = "EXPORTER-attestbox-launch-1"
@@ -72,5 +73,5 @@ const (
 func domains() []string {
 	return []string{domainLaunch, domainOutcome, domainPayload, domainLearnID, domainCertify, domainAttestd, domainPolicy, domainClaim,
 		domainAttestdSign, domainAttestdKey, domainAttestdSeal, domainAttestdCertify, domainAttestdProgram,
-		domainMaintain, exporterLaunch, exporterCertify, exporterMaintain}
+		domainMaintain, domainKeep, exporterLaunch, exporterCertify, exporterMaintain}
 }

@@ -1,12 +1,16 @@
 package wire
 
 import (
+	"crypto/hmac"
 	"crypto/hpke"
+	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
+
+	"attestbox/internal/secret"
 )
 
 // The maintain protocol (ALPN attestbox-maintain/1) is what a running VM may
@@ -74,11 +78,13 @@ type Rotate struct {
 }
 
 // RotateEnd ends a rotation: the record of Keep alone stays registered, with
-// the new key, or the previous one if Abort is set.
+// the key that made the MAC: the new one, or the one before if the rotation was
+// taken back. So a message that comes late, or again, keeps no key but the one
+// that opens the disk.
 type RotateEnd struct {
-	Type  string `json:"type"`
-	Abort bool   `json:"abort"`
-	Keep  Hex32  `json:"keep"`
+	Type string `json:"type"`
+	Keep Hex32  `json:"keep"`
+	MAC  Hex32  `json:"mac"` // see KeepMAC
 }
 
 // Nominate names a successor of the launch digest, for this instance alone.
@@ -204,11 +210,18 @@ func (m *RegisterHeaders) check() error {
 	return nil
 }
 
-func (m *RotateEnd) check() error {
-	if m.Keep.IsZero() && !m.Abort { // an enrolment that is given up leaves nothing
-		return errors.New("no record to keep")
-	}
-	return nil
+// KeepMAC says which key stays: HMAC-SHA-256 under the disk key over the
+// length-prefixed domain string, instance ID and digest of the record.
+func KeepMAC(key *secret.Bytes, id, keep Hex32) Hex32 {
+	mac := hmac.New(sha256.New, key.Bytes())
+	mac.Write(lengthPrefixed([]byte(domainKeep), id[:], keep[:]))
+	return Hex32(mac.Sum(nil))
+}
+
+// VerifyKeep compares a KeepMAC in constant time. An empty key verifies nothing.
+func VerifyKeep(key *secret.Bytes, id Hex32, m *RotateEnd) bool {
+	want := KeepMAC(key, id, m.Keep)
+	return key.Len() > 0 && hmac.Equal(want[:], m.MAC[:])
 }
 
 func (m *Nominate) check() error {

@@ -3,6 +3,8 @@ package wire
 import (
 	"strings"
 	"testing"
+
+	"attestbox/internal/secret"
 )
 
 // Every field of a maintain transcript changes what the report binds.
@@ -45,7 +47,6 @@ func TestMaintainRefusesMalformed(t *testing.T) {
 		"nothing to do":     &RegisterHeaders{},
 		"too many records":  &RegisterHeaders{Add: make([]HeaderRecord, MaxHeaders+1)},
 		"too many to drop":  &RegisterHeaders{Drop: make([]Hex32, MaxHeaders+1)},
-		"nothing to keep":   &RotateEnd{},
 		"digest of SHA-256": nominate(func(n *Nominate) { n.Digest = digest[:64] }),
 		"digest of zeros":   nominate(func(n *Nominate) { n.Digest = strings.Repeat("0", 96) }),
 		"upper-case digest": nominate(func(n *Nominate) { n.Digest = strings.ToUpper(digest) }),
@@ -63,5 +64,31 @@ func TestMaintainRefusesMalformed(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused(t, what, body)
+	}
+}
+
+// What keeps a key is for one instance, one record and one key.
+func TestKeepMAC(t *testing.T) {
+	key, other := secret.Copy([]byte("the key of a disk, of 32 bytes..")), secret.Copy([]byte("the key of a disk, of 32 bytes.,"))
+	m := &RotateEnd{Keep: Hex32{2}}
+	m.MAC = KeepMAC(key, Hex32{1}, m.Keep)
+	if !VerifyKeep(key, Hex32{1}, m) {
+		t.Fatal("refused")
+	}
+	changed := *m
+	changed.Keep[31] ^= 1
+	if VerifyKeep(other, Hex32{1}, m) || VerifyKeep(key, Hex32{3}, m) || VerifyKeep(key, Hex32{1}, &changed) {
+		t.Error("another key, instance or record is accepted")
+	}
+	for i := range m.MAC {
+		changed := *m
+		changed.MAC[i] ^= 0x40
+		if VerifyKeep(key, Hex32{1}, &changed) {
+			t.Fatalf("byte %d of the MAC does not count", i)
+		}
+	}
+	empty := &RotateEnd{MAC: KeepMAC(nil, Hex32{1}, Hex32{})}
+	if VerifyKeep(nil, Hex32{1}, empty) || VerifyKeep(secret.New(0), Hex32{1}, empty) {
+		t.Error("no key verifies")
 	}
 }

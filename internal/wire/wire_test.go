@@ -35,7 +35,7 @@ func samples() []Message {
 			Allowed: []string{strings.Repeat("ab", 48)}, Nominations: []string{}, Time: 5, MinPolicyVersion: 2},
 		&RegisterHeaders{Add: []HeaderRecord{{Digest: "ab"}}, Drop: []Hex32{{1}}},
 		&Rotate{},
-		&RotateEnd{Abort: true, Keep: Hex32{1}},
+		&RotateEnd{Keep: Hex32{1}, MAC: Hex32{2}},
 		&Nominate{Digest: strings.Repeat("ab", 48), Kernel: Hex32{1}, Initrd: Hex32{2}, Cmdline: Hex32{3}, Source: "linux-image 6.12.5"},
 	}
 }

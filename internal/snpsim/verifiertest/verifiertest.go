@@ -101,6 +101,16 @@ func (w *World) Instance(id wire.Hex32) *server.Instance {
 	return i
 }
 
+// Rotation says which change of its disk key is open.
+func (w *World) Rotation(id wire.Hex32) string {
+	w.t.Helper()
+	r, err := w.State.Rotation(context.Background(), w.Instance(id))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
 // Edit changes an instance, as its owner does.
 func (w *World) Edit(id wire.Hex32, f func(*server.Instance)) {
 	w.t.Helper()
