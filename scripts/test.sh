@@ -8,6 +8,7 @@ export ATTESTBOX_CI=1
 long=${1:-}
 fuzztime=${FUZZTIME:-1s}
 [ "$long" = long ] && fuzztime=${FUZZTIME:-10m}
+[ "$long" = long ] && export ATTESTBOX_LONG=1
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 

@@ -21,11 +21,13 @@ import (
 // stockOptions are the flags inside a distribution's own initramfs.
 type stockOptions struct {
 	kind, socket, finish string
+	crypttab             bool
 }
 
 func (s *stockOptions) register(fs *applet.FlagSet) {
 	fs.StringVar(&s.kind, "initramfs", "", "run inside a distribution's initramfs of this `KIND`, "+config.Dracut+" or "+config.InitramfsTools+": judge the command line, bring the network up, check the disk's header")
 	fs.StringVar(&s.socket, "serve-key-socket", "", "with -initramfs: give the disk key to systemd-cryptsetup over the socket `PATH`, once")
+	fs.BoolVar(&s.crypttab, "crypttab", false, "with -initramfs dracut: print the line of crypttab that fits the configuration, and do nothing else")
 	fs.StringVar(&s.finish, "finish", "", "with -initramfs: compare the disk that is mounted on `DIR` with the release, report opened, and wait for the acknowledgement")
 }
 
@@ -43,14 +45,16 @@ func (s *stockOptions) check(o *options, fs *applet.FlagSet, given map[string]bo
 		}
 	}
 	ways := 0
-	for _, name := range []string{"serve-key-socket", "finish", "out"} {
+	for _, name := range []string{"serve-key-socket", "finish", "out", "crypttab"} {
 		if given[name] {
 			ways++
 		}
 	}
 	switch {
 	case ways != 1 || o.out == "-" && given["out"]:
-		return fs.Usage("-initramfs needs one of -serve-key-socket PATH, -out FILE and -finish DIR")
+		return fs.Usage("-initramfs needs one of -serve-key-socket PATH, -out FILE, -finish DIR and -crypttab")
+	case given["crypttab"] && s.kind != config.Dracut:
+		return fs.Usage("-crypttab goes with -initramfs %s", config.Dracut)
 	case given["serve-key-socket"] && !filepath.IsAbs(s.socket), given["finish"] && !filepath.IsAbs(s.finish):
 		return fs.Usage("-serve-key-socket and -finish take an absolute path")
 	case o.timeout < 0:
@@ -74,6 +78,14 @@ func (o *options) runStock(ctx context.Context, env *applet.Env, fs *applet.Flag
 	cfg, err := config.Parse(b)
 	if err != nil {
 		return fmt.Errorf("%q: %w", path, err)
+	}
+	if o.stock.crypttab {
+		line, err := stockboot.Crypttab(cfg)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(env.Stdout, line)
+		return err
 	}
 	boot := &stockboot.Boot{Kind: o.stock.kind, Config: cfg, Open: open, Log: env.Stderr, Dir: stockboot.Dir,
 		Client: client.Config{Servers: cfg.Servers, Pins: cfg.Pins}}

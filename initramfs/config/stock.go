@@ -48,7 +48,7 @@ var allowedWords = []string{
 var allowedNames = []string{
 	"console", "loglevel", "rootfstype", "init_on_alloc", "mitigations", "lockdown", "lsm", "apparmor", "security", "selinux", "audit",
 	"clocksource", "tsc", "swiotlb", "transparent_hugepage", "hugepages", "hugepagesz", "default_hugepagesz",
-	"ipv6.disable", "net.ifnames", "systemd.log_level", "rd.udev.log_level", "udev.log_level", "rd.timeout", "rootdelay",
+	"ipv6.disable", "net.ifnames", "systemd.log_level", "rd.udev.log_level", "udev.log_level", "rd.timeout", "rd.retry", "rootdelay",
 }
 
 // CheckStockCommandLine judges the kernel command line of a distribution's own

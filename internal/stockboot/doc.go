@@ -11,7 +11,8 @@
 //
 // Finish comes when the root is mounted and before anything in it is read: it
 // compares the kernel's mapping with the record, the mounted file system with
-// the mapping, reports the outcome and waits for the acknowledgement. Without it
+// the mapping, the boot counter in the volume with the release (package bootcount),
+// reports the outcome and waits for the acknowledgement. Without it
 // the real system must not start; the caller powers off.
 //
 // Between the two lies a folder of root's on tmpfs:

@@ -12,6 +12,7 @@ import (
 	"attestbox/initramfs"
 	"attestbox/initramfs/config"
 	"attestbox/internal/applet"
+	"attestbox/internal/bootcount"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/luks"
@@ -45,6 +46,7 @@ type host interface {
 	Header(ctx context.Context, device string, record *wire.HeaderRecord, key *secret.Bytes) ([]byte, error)
 	CheckMapping(name, device string, record *wire.HeaderRecord) error
 	SameDevice(node, target string) error
+	Counter(root string, b bootcount.Boot) (uint64, error)
 }
 
 func (b *Boot) machine() host {
@@ -60,7 +62,7 @@ func (b *Boot) say(format string, args ...any) {
 
 func (b *Boot) check() error {
 	if b.Config.Mode != config.SwitchRoot {
-		return code.Wrap(code.ConfigBad, fmt.Errorf("mode is %q, a distribution's initramfs needs %q", b.Config.Mode, config.SwitchRoot))
+		return modeError(b.Config)
 	}
 	h := b.machine()
 	if err := h.SysrqOff(); err != nil {

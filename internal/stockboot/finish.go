@@ -7,14 +7,15 @@ import (
 	"os"
 	"path/filepath"
 
+	"attestbox/internal/bootcount"
 	"attestbox/internal/code"
 	"attestbox/internal/dm"
 	"attestbox/internal/wire"
 )
 
 // Finish compares what the kernel has with what was fetched, where root is the
-// folder on which the disk is mounted, reports the outcome, and returns once the
-// verifier acknowledged it. On an error the real system must not start.
+// folder on which the disk is mounted, counts the boot inside the volume, reports
+// the outcome, and returns once the verifier acknowledged it. On an error the real system must not start.
 func (b *Boot) Finish(ctx context.Context, root string) error {
 	s, err := readState(b.Dir)
 	if err != nil {
@@ -51,7 +52,19 @@ func (b *Boot) inspect(s *state, root string) error {
 	if err := h.CheckMapping(s.Volume, s.Device, &s.Record); err != nil {
 		return err
 	}
-	return h.SameDevice(filepath.Join("/dev/mapper", s.Volume), root)
+	if err := h.SameDevice(filepath.Join("/dev/mapper", s.Volume), root); err != nil {
+		return err
+	}
+	found, err := h.Counter(root, bootcount.Boot{ID: s.ID, Number: s.Boot, Committed: s.Committed})
+	if err != nil {
+		return err
+	}
+	b.say("counter: the disk was at boot %d, now at %d", found, s.Boot)
+	return nil
+}
+
+func (machine) Counter(root string, boot bootcount.Boot) (uint64, error) {
+	return bootcount.Advance(root, boot)
 }
 
 func (machine) CheckMapping(name, device string, record *wire.HeaderRecord) error {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"attestbox/initramfs/config"
 	"attestbox/internal/applet"
 	"attestbox/internal/code"
 	"attestbox/internal/secret"
@@ -26,6 +27,23 @@ const (
 	stateFile   = "state"
 	outcomeFile = "outcome"
 )
+
+// KeySocket is where systemd-cryptsetup gets the key.
+const KeySocket = Dir + "/key.sock"
+
+// Crypttab is the line by which systemd-cryptsetup opens the disk: one try, no
+// question, and the header that Fetch left. With "luks" it never becomes plain
+// dm-crypt, and without the header file it fails.
+func Crypttab(c *config.Config) (string, error) {
+	if c.Mode != config.SwitchRoot {
+		return "", modeError(c)
+	}
+	return fmt.Sprintf("%s %s %s luks,header=%s/%s,tries=1,headless=1,x-initrd.attach", c.Root.Name, c.Root.Device, KeySocket, Dir, HeaderFile), nil
+}
+
+func modeError(c *config.Config) error {
+	return code.Wrap(code.ConfigBad, fmt.Errorf("mode is %q, a distribution's initramfs needs %q", c.Mode, config.SwitchRoot))
+}
 
 const maxState = 16 << 10
 

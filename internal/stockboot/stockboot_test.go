@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"attestbox/initramfs/config"
 	"attestbox/internal/appraise"
+	"attestbox/internal/bootcount"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/image/disk"
@@ -38,6 +40,7 @@ type fakeHost struct {
 	creds   []string
 	mapping error
 	mounted error
+	counter error
 	asked   []string // network, mapping
 }
 
@@ -58,6 +61,10 @@ func (h *fakeHost) Learn(io.Writer, int64, uint64) error     { return nil }
 func (h *fakeHost) CheckMapping(n, d string, r *wire.HeaderRecord) error {
 	h.asked = append(h.asked, n+" "+r.UUID)
 	return h.mapping
+}
+func (h *fakeHost) Counter(root string, b bootcount.Boot) (uint64, error) {
+	h.asked = append(h.asked, fmt.Sprintf("%s %d after %d", root, b.Number, b.Committed))
+	return 0, h.counter
 }
 func (h *fakeHost) Header(ctx context.Context, d string, r *wire.HeaderRecord, k *secret.Bytes) ([]byte, error) {
 	return unlock.Header(ctx, d, r, k)
@@ -192,7 +199,7 @@ func TestFetchAndFinish(t *testing.T) {
 	if len(w.files()) > 0 {
 		t.Errorf("left behind: %q", w.files())
 	}
-	if n := len(w.host.asked); n != 3 || w.host.asked[1] != "root "+w.disk.Record.UUID || w.host.asked[2] != "/dev/mapper/root /sysroot" {
+	if n := len(w.host.asked); n != 4 || w.host.asked[3] != "/sysroot 1 after 0" || w.host.asked[1] != "root "+w.disk.Record.UUID || w.host.asked[2] != "/dev/mapper/root /sysroot" {
 		t.Errorf("looked at %q", w.host.asked)
 	}
 	// The verifier counts the boot as opened: nothing more for it.
@@ -251,6 +258,7 @@ func TestFinishRefuses(t *testing.T) {
 	for name, spoil := range map[string]func(*world){
 		"another mapping":       func(w *world) { w.host.mapping = code.Wrap(code.DMTable, errors.New("x")) },
 		"another disk mounted":  func(w *world) { w.host.mounted = code.Wrap(code.BootMount, errors.New("x")) },
+		"an older disk":         func(w *world) { w.host.counter = code.Wrap(code.BootRollback, errors.New("x")) },
 		"a credential came in":  func(w *world) { w.host.creds = []string{"x"} },
 		"of another volume":     func(w *world) { w.boot.Config.Root.Device = "/dev/vdb" },
 		"nothing was fetched":   func(w *world) { os.Remove(filepath.Join(w.boot.Dir, stateFile)) },

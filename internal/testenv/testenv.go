@@ -59,3 +59,7 @@ func Shared(t testing.TB, rel string) string {
 	}
 	return p
 }
+
+// Long says whether the tests are to run that cost minutes each: matrices of
+// distributions and attacks on them (scripts/test.sh long, ATTESTBOX_LONG=1).
+func Long() bool { return os.Getenv("ATTESTBOX_LONG") == "1" }

@@ -36,8 +36,9 @@ const (
 	DefaultBinary    = "qemu-system-x86_64"
 	DefaultMemoryMiB = 512
 	// DefaultCPU leaves out cmpxchg16b, which QEMU 7.2's emulation gets wrong:
-	// guests double-fault at random with it.
-	DefaultCPU = "EPYC-Milan,-cx16"
+	// guests double-fault at random with it. And rep stosb, by which a kernel with
+	// init_on_free clears pages: minutes for those that held a program's code.
+	DefaultCPU = "EPYC-Milan,-cx16,-erms,-fsrm"
 )
 
 // MaxCommandLine is the longest kernel command line taken, in bytes; x86 Linux

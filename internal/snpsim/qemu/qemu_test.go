@@ -26,7 +26,7 @@ func TestArgs(t *testing.T) {
 	got := strings.Join(m.args(fds{kernel: 3, initrd: 4, console: 5, qmp: 6, vsock: 7, ports: []int{8}}), " ")
 	for _, want := range []string{
 		"-machine q35,accel=tcg,memory-backend=ram", "memory-backend-memfd,id=ram,share=on,size=512M",
-		"-cpu EPYC-Milan,-cx16", "-smp 1", "-no-reboot", "-nodefaults", "-kernel /proc/self/fd/3", "-initrd /proc/self/fd/4",
+		"-cpu EPYC-Milan,-cx16,-erms,-fsrm", "-smp 1", "-no-reboot", "-nodefaults", "-kernel /proc/self/fd/3", "-initrd /proc/self/fd/4",
 		"-append console=ttyS0 a,b", `"filename":"/x/a,b.img"`, `"read-only":true`, "virtio-net-pci,netdev=net0,romfile=",
 		"socket,id=port0,fd=8", "vhost-user-vsock-pci,chardev=vsock0", "-qmp unix:/q,,x,server=on,wait=off",
 	} {
