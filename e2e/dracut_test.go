@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -242,6 +241,10 @@ func TestDracutAttacks(t *testing.T) {
 			t.Errorf("the verifier did not learn why:\n%s", show)
 		}
 	})
+	t.Run("a break before anything of ours", func(t *testing.T) {
+		console, _ := s.boot(t, w, dracutHost{cmdline: dracutCmdline + " rd.break=cmdline rd.shell"})
+		refused(t, console+"[none]", "none")
+	})
 	t.Run("credentials are not forbidden", func(t *testing.T) {
 		console, _ := s.boot(t, w, dracutHost{qemu: injected(), cmdline: strings.ReplaceAll(dracutCmdline, "systemd.import_credentials=no ", "")})
 		refused(t, console, "boot-parameter")
@@ -257,7 +260,7 @@ func TestDracutAttacks(t *testing.T) {
 		spoiled := filepath.Join(t.TempDir(), "spoiled.img")
 		w.write(t, spoiled, img)
 		console, _ := s.boot(t, w, dracutHost{disks: []string{"", spoiled}})
-		refused(t, console+fmt.Sprintf("[%s]", "none"), "none")
+		refused(t, console+"[none]", "none")
 	})
 }
 

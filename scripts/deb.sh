@@ -22,6 +22,12 @@ put() { install -D -m "$1" "$2" "$pkg$3"; }
   case $f in /usr/lib/* | /usr/share/initramfs-tools/* | /etc/kernel/* | /etc/initramfs/*) mode=755 ;; esac
   put "$mode" "$src/root$f" "$f"
 done
+for f in "$root"/initramfs/dracut/90attestbox/*; do
+  mode=644
+  case $f in *.sh) mode=755 ;; esac
+  put "$mode" "$f" "/usr/lib/dracut/modules.d/90attestbox/${f##*/}"
+done
+put 644 "$root/initramfs/dracut/50-attestbox.conf" /usr/lib/dracut/dracut.conf.d/50-attestbox.conf
 put 755 "$bin/attestbox-guest" /usr/lib/attestbox/attestbox
 put 755 "$bin/mkimage" /usr/lib/attestbox/mkimage
 mkdir -p "$pkg/usr/sbin" "$pkg/etc/attestbox"
@@ -34,6 +40,7 @@ done
 doc=$pkg/usr/share/doc/attestbox
 mkdir -p "$doc"
 cp "$root/docs/debian.md" "$doc/README.md"
+cp "$root/docs/systemd.md" "$doc/systemd.md"
 {
   printf 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n'
   printf 'Upstream-Name: attestbox\n\nFiles: *\nCopyright: the attestbox authors\nLicense: Apache-2.0\n'

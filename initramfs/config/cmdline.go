@@ -15,8 +15,13 @@ import (
 var Required = []string{"init_on_free=1", "sysctl.kernel.sysrq=0", "panic=1", "noresume"}
 
 // Recommended is what mkimage adds beside Required; init checks its value only
-// where it is present.
-var Recommended = []string{"rng_core.default_quality=0"}
+// where it is present. All but the first are for a real system with systemd,
+// which would take credentials, options and partitions from the host.
+var Recommended = []string{"rng_core.default_quality=0", "systemd.import_credentials=no", "systemd.gpt_auto=no", "efi=noruntime"}
+
+// firmwareWord is what OVMF puts in front of the line that was measured: its own
+// name for the initramfs, which the kernel hashes cover.
+const firmwareWord = "initrd=initrd"
 
 // Log levels of attestbox.loglevel.
 const (
@@ -45,7 +50,7 @@ var forbidden = []string{
 	"cryptdevice", "cryptopts", "cryptkey", "crypttab", "luks", "sysrq_always_enabled", "magic_sysrq",
 	"single", "s", "1", "emergency", "rescue", "break",
 	"systemd.debug_shell", "systemd.unit", "systemd.run", "systemd.mask", "systemd.wants", "systemd.setenv",
-	"systemd.import_credentials", "systemd.set_credential", "systemd.set_credential_binary",
+	"systemd.set_credential", "systemd.set_credential_binary",
 }
 
 // forbiddenPrefixes are families of the same.
@@ -82,6 +87,9 @@ func (o *Overrides) word(w string, seen map[string]bool) error {
 	if w == "--" {
 		// The kernel reads nothing behind it, so a required word there is none.
 		return fmt.Errorf("%q, which hides the words behind it from the kernel", w)
+	}
+	if w == firmwareWord {
+		return nil
 	}
 	name, value, _ := strings.Cut(w, "=")
 	// The kernel takes - and _ for the same in names, and so do we.

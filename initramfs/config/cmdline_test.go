@@ -9,7 +9,7 @@ import (
 	"attestbox/internal/code"
 )
 
-const goodLine = "console=ttyS0 init_on_free=1 sysctl.kernel.sysrq=0 panic=1 noresume rng_core.default_quality=0"
+const goodLine = "console=ttyS0 init_on_free=1 sysctl.kernel.sysrq=0 panic=1 noresume rng_core.default_quality=0 systemd.import_credentials=no systemd.gpt_auto=no efi=noruntime"
 
 func TestCommandLine(t *testing.T) {
 	for _, tt := range []struct {
@@ -23,6 +23,7 @@ func TestCommandLine(t *testing.T) {
 		{` attestbox.net="10.0.2.15/24,gw=10.0.2.2,dns=10.0.2.3"`, Overrides{LogLevel: LogInfo,
 			Network: &Network{Method: Static, Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"}}}},
 		{" panic=1 quiet earlyprintk=ttyS0", Overrides{LogLevel: LogInfo}},
+		{" initrd=initrd", Overrides{LogLevel: LogInfo}},
 	} {
 		got, err := CheckCommandLine(goodLine + tt.extra)
 		if err != nil || !reflect.DeepEqual(*got, tt.want) {
@@ -39,7 +40,7 @@ func TestForbiddenWords(t *testing.T) {
 		"attestbox.net=none attestbox.net=none", "attestbox.loglevel=7", "attestbox.loglevel", `"attestbox.debug=a b"`,
 		"init=/bin/sh", `"init=/bin/sh"`, `init="/bin/sh"`, "rdinit=/bin/sh", "root=/dev/vdb", "rootflags=x", "resume=/dev/vdb", "single", "S", "1",
 		"emergency", "rd.break", "rd.luks.uuid=1", "cryptopts=source=/dev/vda", "systemd.debug_shell", "systemd.debug-shell=1", "systemd.unit=rescue.target",
-		"snp_sim.x", "snp-sim=1", "GODEBUG=tlsmlkem=0", "GOTRACEBACK=crash", "LD_PRELOAD=/x",
+		"snp_sim.x", "snp-sim=1", "systemd.import_credentials=yes", "systemd.import-credentials=1", "systemd.gpt_auto", "efi=runtime", "initrd=other", "initrd", "GODEBUG=tlsmlkem=0", "GOTRACEBACK=crash", "LD_PRELOAD=/x",
 		"sysctl.kernel.sysrq=1", "sysctl.kernel.sysrq=0x1", "sysctl/kernel/sysrq=1", "sysctl.kernel/sysrq=1", "-- x", "--", "panic=0", "panic", "init_on_free=0", "init-on-free=0", "noresume=0", "rng_core.default_quality=1000",
 		"sysrq_always_enabled", `a"b c"d`, `"unclosed`, "caf\u00e9", "a\x00b",
 	} {

@@ -91,7 +91,7 @@ func TestProductionLayout(t *testing.T) {
 			t.Errorf("%s is not in the image", line)
 		}
 	}
-	wantLine := "console=ttyS0 init_on_free=1 sysctl.kernel.sysrq=0 panic=1 noresume rng_core.default_quality=0"
+	wantLine := "console=ttyS0 init_on_free=1 sysctl.kernel.sysrq=0 panic=1 noresume rng_core.default_quality=0 systemd.import_credentials=no systemd.gpt_auto=no efi=noruntime"
 	if img.Cmdline != wantLine {
 		t.Errorf("command line %q", img.Cmdline)
 	}

@@ -20,6 +20,10 @@ var required = map[string]string{
 	"panic":                    "a panic has to end the machine",
 	"noresume":                 "a hibernation image would come from the host",
 	"rng_core.default_quality": "a generator that the host feeds must not count as entropy",
+
+	"systemd.import_credentials": "the host would pass files, units and passwords to the real system",
+	"systemd.gpt_auto":           "the real system would use partitions that the host made",
+	"efi":                        "the real system would take options from the host's EFI variables",
 }
 
 // refusedParams would undo the required ones or take the image's init away.

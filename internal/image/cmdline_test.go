@@ -8,14 +8,14 @@ import (
 	"attestbox/initramfs/config"
 )
 
-const requiredLine = "init_on_free=1 sysctl.kernel.sysrq=0 panic=1 noresume rng_core.default_quality=0"
+const requiredLine = "init_on_free=1 sysctl.kernel.sysrq=0 panic=1 noresume rng_core.default_quality=0 systemd.import_credentials=no systemd.gpt_auto=no efi=noruntime"
 
 func TestCmdline(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                                requiredLine,
 		"console=ttyS0":                   "console=ttyS0 " + requiredLine,
 		"  console=ttyS0   quiet ":        "console=ttyS0 quiet " + requiredLine,
-		"panic=1 quiet":                   "panic=1 quiet init_on_free=1 sysctl.kernel.sysrq=0 noresume rng_core.default_quality=0",
+		"panic=1 quiet":                   "panic=1 quiet init_on_free=1 sysctl.kernel.sysrq=0 noresume rng_core.default_quality=0 systemd.import_credentials=no systemd.gpt_auto=no efi=noruntime",
 		requiredLine:                      requiredLine,
 		"attestbox.net=dhcp":              "attestbox.net=dhcp " + requiredLine,
 		"attestbox.loglevel=debug":        "attestbox.loglevel=debug " + requiredLine,
