@@ -84,7 +84,7 @@ func cuts(d *disk) (out []int) {
 	}
 	for _, w := range d.log {
 		n := int(w.to-w.from) / 512
-		for _, i := range []int{0, 1, 7, 8, n / 3, n / 2, n - 1} {
+		for _, i := range []int{0, 1, n / 2, n - 1} {
 			add(at + i)
 		}
 		at += n
@@ -135,7 +135,7 @@ func TestRotationCutAnywhere(t *testing.T) {
 				t.Error("the old keyslot is there still")
 			}
 			points := cuts(all)
-			if len(points) < 25 {
+			if len(points) < 14 {
 				t.Fatalf("only %d points", len(points))
 			}
 			again := 0
@@ -179,7 +179,7 @@ func TestRotationCutAnywhere(t *testing.T) {
 					t.Errorf("cut after %d sectors and again: %v", n, err)
 				}
 			}
-			if again < 5 || again == len(points) {
+			if again < 3 || again == len(points) {
 				t.Errorf("%d of %d went on with the same plan", again, len(points))
 			}
 		})
@@ -235,7 +235,7 @@ func TestRotationTakenBack(t *testing.T) {
 			t.Errorf("after %d sectors, taken back: %v", n, err)
 		}
 	}
-	if back < 5 {
+	if back < 3 {
 		t.Errorf("only %d were taken back", back)
 	}
 }
@@ -311,16 +311,20 @@ func TestScopedRecords(t *testing.T) {
 		inside := func(i int64) bool {
 			return i >= at && i < at+r.HdrSize || i >= r.AreaOffset && i < r.AreaOffset+r.AreaSize
 		}
+		h := bytes.Clone(v.header)
 		for i := int64(0); i < r.Size; i += 509 {
-			h := bytes.Clone(v.header)
 			h[i] ^= 0x10
-			vol, err := Open(bytes.NewReader(h), r, v.key)
-			vol.Close()
-			if c, _ := code.Of(err); inside(i) && c != code.LUKSHeaderDigest {
-				t.Fatalf("%s: byte %d changed: %v", scope, i, err)
-			} else if !inside(i) && err != nil {
-				t.Fatalf("%s: byte %d is not covered: %v", scope, i, err)
+			if Matches(h, r) == inside(i) {
+				t.Fatalf("%s: byte %d: covered is %v", scope, i, inside(i))
 			}
+			if i%(509*200) == 0 { // matching is what opening asks
+				vol, err := Open(bytes.NewReader(h), r, v.key)
+				vol.Close()
+				if c, _ := code.Of(err); inside(i) && c != code.LUKSHeaderDigest || !inside(i) && err != nil {
+					t.Fatalf("%s: byte %d changed: %v", scope, i, err)
+				}
+			}
+			h[i] ^= 0x10
 		}
 		// A copy that is registered by mistake still has to keep the rules.
 		for name, edit := range map[string]func(h []byte){
@@ -433,9 +437,10 @@ func TestCryptsetupAfterRotation(t *testing.T) {
 // Enrolment cut anywhere: what the header itself shows is opened by passphrase
 // or key, by us and by cryptsetup, which repairs a half-written copy itself.
 func TestEnrolmentCutAnywhere(t *testing.T) {
-	img := write(t, "disk", make([]byte, 17<<20))
+	img := write(t, "disk", make([]byte, 3<<20))
 	pass := write(t, "pass", []byte("an installer's passphrase"))
-	if out, err := cryptsetup(t, "luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "argon2id", "--pbkdf-force-iterations", "4", "--pbkdf-memory", "32", "--key-file", pass, img); err != nil {
+	if out, err := cryptsetup(t, "luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "argon2id", "--pbkdf-force-iterations", "4", "--pbkdf-memory", "32",
+		"--offset", "2048", "--luks2-keyslots-size", "1015808", "--key-file", pass, img); err != nil {
 		t.Fatalf("luksFormat: %v\n%s", err, out)
 	}
 	whole := must(os.ReadFile(img))
@@ -460,7 +465,7 @@ func TestEnrolmentCutAnywhere(t *testing.T) {
 		if err := openAny(d.b, known, newKey, passphrase); err != nil {
 			t.Errorf("cut after %d of %d sectors: %v", n, all.wrote, err)
 		}
-		if i%3 == 0 {
+		if i%4 == 0 {
 			cut := write(t, "cut", d.b)
 			_, err1 := cryptsetup(t, "open", "--test-passphrase", "--key-file", kf, cut)
 			_, err2 := cryptsetup(t, "open", "--test-passphrase", "--key-file", pass, cut)

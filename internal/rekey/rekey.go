@@ -32,6 +32,7 @@ func (j *Job) Offline(oldKey, newKey *secret.Bytes) (*wire.HeaderRecord, error) 
 	if err != nil {
 		return nil, err
 	}
+	area = area[:known[0].Size]
 	plan, err := luks.ToNewKey(area, known, oldKey, newKey, nil, j.Limits)
 	if err != nil {
 		return nil, err
@@ -166,6 +167,7 @@ func (j *Job) Enroll(ctx context.Context, cfg client.Config, passphrase *secret.
 	if err != nil {
 		return nil, err
 	}
+	area = area[:known[0].Size]
 	m, err := client.Maintain(ctx, cfg, wire.PurposeRotate)
 	if err != nil {
 		return nil, err
