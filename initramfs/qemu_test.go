@@ -15,6 +15,7 @@ import (
 
 	"attestbox/initramfs/config"
 	"attestbox/internal/image/disk"
+	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/snpsim/qemu"
 	"attestbox/internal/snpsim/qemu/guesttest"
@@ -123,8 +124,9 @@ func expectOff(t *testing.T, vm *qemu.VM) {
 }
 
 var (
-	diskModules = []string{"virtio_blk", "dm-mod", "dm-crypt", "gf128mul", "ecb", "xts"}
-	netModules  = []string{"failover", "net_failover", "virtio_net"}
+	diskModules = []string{"virtio_blk", "dm-mod", "dm-crypt", "gf128mul", "ecb", "xts",
+		"dm-bufio", "xor", "async_tx", "async_xor", "dm-integrity", "authenc"}
+	netModules = []string{"failover", "net_failover", "virtio_net"}
 	// Only newer kernels have all of these.
 	reportModules = []string{"configfs", "tsm", "sev-guest"}
 )
@@ -180,7 +182,7 @@ func rootDisk(t *testing.T, f fakeVerifier, change func(src string)) (string, gu
 	defer key.Zero()
 	f.Key = append([]byte(nil), key.Bytes()...)
 	img := filepath.Join(t.TempDir(), "disk.img")
-	res, err := disk.Build(t.Context(), key, disk.Options{From: src, Out: img, Size: 24 << 20})
+	res, err := disk.Build(t.Context(), key, disk.Options{From: src, Out: img, Size: 24 << 20, Integrity: luks.IntegrityHMAC})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,6 +36,8 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 	keyIn := fs.String("key", "", "file with the disk's key, 32 random bytes as they are; - is stdin")
 	keyOut := fs.String("key-out", "", "make a key and write it to this new file, on tmpfs only")
 	fs.IntVar(&o.SectorSize, "sector-size", luks.DefaultSectorSize, "encryption sector: 512 or 4096 bytes")
+	fs.StringVar(&o.Integrity, "integrity", luks.IntegrityHMAC, "authenticate every sector: "+luks.IntegrityHMAC)
+	bare := fs.Bool("no-integrity", false, "bare XTS: the host can change what the guest reads; named in the record")
 	fs.StringVar(&o.UUID, "uuid", "", "UUID of the LUKS2 header (default random)")
 	fs.StringVar(&o.Label, "label", "", "label of the LUKS2 header")
 	header := fs.String("header-size", "1M", "offset of the data: room for headers and keyslots")
@@ -56,6 +59,9 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 		return fs.Usage("-size and -out are required")
 	case (*keyIn == "") == (*keyOut == ""):
 		return fs.Usage("one of -key and -key-out is required")
+	}
+	if err := chooseIntegrity(fs, &o, *bare); err != nil {
+		return err
 	}
 	if o.Size, err = parseSize(*size); err != nil {
 		return fs.Usage("-size: %v", err)
@@ -96,8 +102,25 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 	if err := writeRecords(env, res, *record, *detached); err != nil {
 		return applet.WithHint(err, "the disk is written and its key opens it; unlock-luks record "+o.Out+" gives the record")
 	}
-	fmt.Fprintf(env.Stderr, "%s: %s, LUKS2 %s, data at %d, header digest %s\n",
-		env.Name, o.Out, res.Record.UUID, res.Record.SegmentOffset, res.Record.Digest)
+	fmt.Fprintf(env.Stderr, "%s: %s, LUKS2 %s, data at %d, integrity %s, header digest %s\n",
+		env.Name, o.Out, res.Record.UUID, res.Record.SegmentOffset, res.Record.Integrity, res.Record.Digest)
+	return nil
+}
+
+// chooseIntegrity settles -integrity and -no-integrity.
+func chooseIntegrity(fs *applet.FlagSet, o *disk.Options, bare bool) error {
+	named := false
+	fs.Visit(func(f *flag.Flag) { named = named || f.Name == "integrity" })
+	switch {
+	case bare && named:
+		return fs.Usage("-integrity and -no-integrity exclude each other")
+	case bare:
+		o.Integrity = luks.IntegrityNone
+	case o.Integrity == luks.IntegrityNone:
+		return fs.Usage("-integrity none is written -no-integrity")
+	case o.Integrity != luks.IntegrityHMAC:
+		return fs.Usage("-integrity %q is not written; %s is", o.Integrity, luks.IntegrityHMAC)
+	}
 	return nil
 }
 

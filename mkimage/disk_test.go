@@ -60,7 +60,7 @@ func TestDisk(t *testing.T) {
 	if err != nil || json.Unmarshal(text, &rec) != nil {
 		t.Fatalf("%s %v", text, err)
 	}
-	if rec.SegmentOffset != 2<<20 || rec.SectorSize != 512 || rec.UUID != "01234567-89ab-cdef-0123-456789abcdef" || rec.Integrity != "none" {
+	if rec.SegmentOffset != 2<<20 || rec.SectorSize != 512 || rec.UUID != "01234567-89ab-cdef-0123-456789abcdef" || rec.Integrity != "hmac-sha256" || rec.KeyBytes != 96 || !strings.Contains(errs, "integrity hmac-sha256") {
 		t.Errorf("record %+v", rec)
 	}
 	kb, err := os.ReadFile(keyFile)
@@ -91,6 +91,10 @@ func TestDisk(t *testing.T) {
 	out, errs, exit = callDisk(bytes.NewReader(key.Bytes()), nil, "-from", src, "-size", "16M", "-out", img, "-key", "-", "-force", "-record", "-")
 	if exit != 0 || json.Unmarshal([]byte(out), &rec) != nil {
 		t.Errorf("-force: exit %d\n%s%s", exit, out, errs)
+	}
+	out, errs, exit = callDisk(bytes.NewReader(key.Bytes()), nil, "-empty", "-no-integrity", "-size", "16M", "-out", img, "-key", "-", "-force", "-record", "-")
+	if exit != 0 || json.Unmarshal([]byte(out), &rec) != nil || rec.Integrity != "none" || rec.KeyBytes != 64 || !strings.Contains(errs, "integrity none") {
+		t.Errorf("-no-integrity: exit %d, record %+v\n%s", exit, rec, errs)
 	}
 	// A failure after the key was made leaves no key behind.
 	if _, errs, exit := callDisk(nil, nil, "-from", src+"x", "-size", "16M", "-out", img+"3", "-key-out", keyFile+"3"); exit != 1 {
@@ -129,6 +133,10 @@ func TestDiskRefuses(t *testing.T) {
 		{"size", "", append(ok, "-key", "-", "-size", "12Q"), 2, "no size"},
 		{"size overflow", "", append(ok, "-key", "-", "-size", "9999999999T"), 2, "no size"},
 		{"sector size", strings.Repeat("k", 32), append(ok, "-key", "-", "-sector-size", "1000"), 1, "want 512 or 4096"},
+		{"integrity and none", "", append(ok, "-key", "-", "-integrity", "hmac-sha256", "-no-integrity"), 2, "exclude each other"},
+		{"integrity none", "", append(ok, "-key", "-", "-integrity", "none"), 2, "-no-integrity"},
+		{"integrity with nonces", "", append(ok, "-key", "-", "-integrity", "aead-gcm"), 2, "is not written"},
+		{"integrity empty", "", append(ok, "-key", "-", "-integrity", ""), 2, "is not written"},
 		{"UUID", "", append(ok, "-key", "-", "-uuid", "../x"), 2, "malformed"},
 		{"argument", "", append(ok, "-key", "-", "more"), 2, "unexpected"},
 		{"no room", strings.Repeat("k", 32), append(ok, "-key", "-", "-size", "2M"), 1, "at least"},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"attestbox/internal/image/disk"
+	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/snpsim/qemu"
 	"attestbox/internal/snpsim/qemu/guesttest"
@@ -40,7 +41,7 @@ func TestOpenInGuest(t *testing.T) {
 	build := func(name string) (string, []byte) {
 		t.Helper()
 		img := filepath.Join(dir, name)
-		res, err := disk.Build(t.Context(), key, disk.Options{From: src, Out: img, Size: 24 << 20})
+		res, err := disk.Build(t.Context(), key, disk.Options{From: src, Out: img, Size: 24 << 20, Integrity: luks.IntegrityHMAC})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,7 +75,8 @@ func TestOpenInGuest(t *testing.T) {
 		{Name: "new.key", Mode: 0o600, Data: newKey.Bytes()},
 		{Name: "disk.json", Mode: 0o644, Data: record},
 		{Name: "other.json", Mode: 0o644, Data: other},
-	}, guesttest.Modules(t, modulePaths(t, "virtio_blk", "dm-mod", "dm-crypt", "gf128mul", "ecb", "xts")...)...)
+	}, guesttest.Modules(t, modulePaths(t, "virtio_blk", "dm-mod", "dm-crypt", "gf128mul", "ecb", "xts",
+		"dm-bufio", "xor", "async_tx", "async_xor", "dm-integrity", "authenc")...)...)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	m := qemu.Machine{Kernel: kernel, Initrd: guesttest.Initramfs(files...), Append: guesttest.CommandLine, Disks: []qemu.Disk{{Path: img}}}

@@ -150,7 +150,7 @@ func classify(err error) error {
 	case unlock.IsRefusal(err):
 		return applet.Refused(c, err)
 	case c == code.DMUnavailable:
-		return applet.WithHint(applet.Fail(c, err), "load dm-mod, dm-crypt, xts and ecb, and run as root")
+		return applet.WithHint(applet.Fail(c, err), "load dm-mod, dm-crypt, xts and ecb, with integrity dm-integrity and authenc, and run as root")
 	}
 	return err
 }

@@ -58,8 +58,14 @@ const (
 	LUKSIntegrity    Code = "luks-integrity"
 	LUKSGeometry     Code = "luks-geometry"
 	LUKSWrongKey     Code = "luks-wrong-key"
-	DMUnavailable    Code = "dm-unavailable"
-	DMTable          Code = "dm-table"
+
+	LUKSSuperblock      Code = "luks-superblock"
+	LUKSSuperblockFlags Code = "luks-superblock-flags"
+	LUKSSuperblockTag   Code = "luks-superblock-tag"
+	LUKSSuperblockSize  Code = "luks-superblock-size"
+
+	DMUnavailable Code = "dm-unavailable"
+	DMTable       Code = "dm-table"
 
 	// attestd
 	AttestdBusy       Code = "attestd-busy"
@@ -255,8 +261,14 @@ var table = map[Code]string{
 	LUKSIntegrity:    "the data segment's integrity is not the registered one",
 	LUKSGeometry:     "the LUKS header's sizes and offsets do not fit together or differ from the registered ones",
 	LUKSWrongKey:     "the key does not open this disk",
-	DMUnavailable:    "the kernel's device-mapper could not be used",
-	DMTable:          "the kernel's mapping is not the one that was asked for",
+
+	LUKSSuperblock:      "dm-integrity's superblock is not one that this program or cryptsetup writes",
+	LUKSSuperblockFlags: "dm-integrity's superblock has flags that are not allowed",
+	LUKSSuperblockTag:   "dm-integrity's superblock names another size of tags or blocks than the record's integrity has",
+	LUKSSuperblockSize:  "dm-integrity's superblock names other sizes than the device gives",
+
+	DMUnavailable: "the kernel's device-mapper could not be used",
+	DMTable:       "the kernel's mapping is not the one that was asked for",
 
 	BootCounter:   "the boot counter in the volume is malformed or could not be written",
 	BootInstance:  "the volume belongs to another instance",

@@ -1,17 +1,19 @@
-// Package dm makes dm-crypt mappings from opened LUKS2 volumes and compares
+// Package dm makes dm-crypt and dm-integrity mappings from opened LUKS2 volumes and compares
 // what the kernel then has with what was asked for.
 //
 // It follows the kernel's Documentation/admin-guide/device-mapper/dm-crypt.rst
 // and include/uapi/linux/dm-ioctl.h (version 4), and names mappings as
 // cryptsetup does (dm UUID CRYPT-LUKS2-<uuid>-<name>).
 //
-// devmapper.go does create, load, resume, remove and status. It cannot read a
-// table back, so that ioctl is here. Its crypt table would put a raw key into
-// the table as hex; it gets a key description instead, and the key itself goes
-// through the calling thread's keyring as a logon key, which user space cannot
-// read back, and is revoked as soon as dm-crypt has it.
+// devmapper.go does create, resume, remove and status. It knows no integrity
+// targets and cannot read a table back, so those ioctls are here. A table names
+// the key and does not hold it: the key itself goes through the calling
+// thread's keyring as a logon key, which user space cannot read back, and is
+// revoked as soon as dm-crypt has it.
 //
-// It does not check that the data is authentic: bare XTS has no integrity.
+// With integrity, two mappings are stacked: dm-integrity keeps the tags
+// (docs/integrity.md), dm-crypt makes and checks them. Without, nothing checks
+// that the data is authentic.
 package dm
 
 import (
@@ -38,14 +40,15 @@ type Mapping struct {
 	Node string // /dev/mapper/Name
 	Dev  uint64 // device number of the mapping
 
-	want table
+	want  table
+	under *Mapping // dm-integrity's, on which this one stands; nil without
 }
 
 // table is what the kernel must report of a mapping.
 type table struct {
-	uuid    string
-	sectors uint64 // of 512 bytes
-	params  string
+	uuid   string
+	target target
+	status string // empty: not compared
 }
 
 // ValidName accepts 1 to 64 characters of a-z, A-Z, 0-9 and "._+-", beginning
@@ -66,38 +69,53 @@ func ValidName(name string) bool {
 // describe is the key's name in the keyring; logon keys need a prefix.
 func describe(uuid string) string { return "attestbox:" + uuid }
 
-// tableOf is the table for a volume on the device major:minor of size bytes.
-func tableOf(name string, v *luks.Volume, major, minor uint32, size int64) (table, error) {
-	if !luks.ValidUUID(v.UUID) || v.Suite == nil || v.VolumeKey.Len() != v.Suite.KeyBytes ||
-		(v.SectorSize != 512 && v.SectorSize != 4096) || v.Offset <= 0 || v.Offset%int64(v.SectorSize) != 0 {
-		return table{}, errors.New("volume is incomplete")
-	}
-	if v.Suite.TagBytes != 0 {
-		return table{}, fmt.Errorf("integrity %q is not mapped yet", v.Suite.Integrity)
+// tableOf is the crypt table for a volume whose data is size bytes at offset
+// bytes of the device major:minor.
+func tableOf(name string, v *luks.Volume, major, minor uint32, offset, size int64) (table, error) {
+	if err := complete(v); err != nil {
+		return table{}, err
 	}
 	// The device may end in the middle of an encryption sector.
-	data := (size - v.Offset) / int64(v.SectorSize) * int64(v.SectorSize)
-	if data <= 0 {
-		return table{}, code.Wrap(code.LUKSTruncated, fmt.Errorf("the device is %d bytes, its data begins at %d", size, v.Offset))
+	size = size / int64(v.SectorSize) * int64(v.SectorSize)
+	if size <= 0 {
+		return table{}, code.Wrap(code.LUKSTruncated, fmt.Errorf("the device ends before its data, which begins at %d", v.Offset))
 	}
-	params := fmt.Sprintf("%s :%d:logon:%s 0 %d:%d %d", v.Suite.DMCipher, v.Suite.KeyBytes, describe(v.UUID), major, minor, v.Offset/sector)
+	var options []string
+	if v.Suite.TagBytes != 0 {
+		options = append(options, fmt.Sprintf("integrity:%d:aead", v.Suite.TagBytes))
+	}
 	if v.SectorSize != sector {
-		params += fmt.Sprintf(" 1 sector_size:%d", v.SectorSize)
+		options = append(options, fmt.Sprintf("sector_size:%d", v.SectorSize))
+	}
+	params := fmt.Sprintf("%s :%d:logon:%s 0 %d:%d %d", v.Suite.DMCipher, v.Suite.KeyBytes, describe(v.UUID), major, minor, offset/sector)
+	if len(options) > 0 {
+		params += fmt.Sprintf(" %d %s", len(options), strings.Join(options, " "))
 	}
 	return table{
-		uuid:    "CRYPT-LUKS2-" + strings.ReplaceAll(v.UUID, "-", "") + "-" + name,
-		sectors: uint64(data / sector),
-		params:  params,
+		uuid:   "CRYPT-LUKS2-" + strings.ReplaceAll(v.UUID, "-", "") + "-" + name,
+		target: target{0, uint64(size / sector), "crypt", params},
 	}, nil
 }
 
+// complete refuses a volume that no opener of package luks made.
+func complete(v *luks.Volume) error {
+	if !luks.ValidUUID(v.UUID) || v.Suite == nil || v.VolumeKey.Len() != v.Suite.KeyBytes ||
+		(v.SectorSize != 512 && v.SectorSize != 4096) || v.Offset <= 0 || v.Offset%int64(v.SectorSize) != 0 {
+		return errors.New("volume is incomplete")
+	}
+	return nil
+}
+
 // OpenCrypt maps a volume that lies on the block device f (open for reading;
-// not with O_EXCL, which would keep device-mapper out) as /dev/mapper/name.
-// The caller wipes the volume and may close f.
+// not with O_EXCL, which would keep device-mapper out) as /dev/mapper/name,
+// with integrity on a second mapping, name_dif. The caller wipes the volume
+// and may close f.
 //
 // Errors: dm-unavailable if the kernel's device-mapper cannot be used;
-// luks-truncated if the device ends before its data; dm-table if the kernel
-// reports another mapping than was asked for, which is then removed.
+// luks-truncated if the device ends before its data; luks-superblock and its
+// kin if dm-integrity's superblock is not the one that this device must have;
+// dm-table if the kernel reports another mapping than was asked for. Nothing
+// stays mapped then.
 func OpenCrypt(name string, f *os.File, v *luks.Volume) (_ *Mapping, err error) {
 	if !ValidName(name) {
 		return nil, fmt.Errorf("mapping name %q is not 1 to 64 of a-z, A-Z, 0-9, . _ + -", name)
@@ -106,31 +124,36 @@ func OpenCrypt(name string, f *os.File, v *luks.Volume) (_ *Mapping, err error) 
 	if err != nil {
 		return nil, err
 	}
-	want, err := tableOf(name, v, major, minor, size)
-	if err != nil {
+	if err := complete(v); err != nil {
 		return nil, fmt.Errorf("mapping %q: %w", f.Name(), err)
 	}
-	if err := load(name, want, v, fmt.Sprintf("%d:%d", major, minor)); err != nil {
-		return nil, fmt.Errorf("mapping %q as %q: %w", f.Name(), name, err)
-	}
-	m := &Mapping{Name: name, Node: filepath.Join("/dev/mapper", name), want: want}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, m.Remove())
+	offset, size, under := v.Offset, size-v.Offset, (*Mapping)(nil)
+	if v.Suite.TagBytes != 0 {
+		if under, err = openIntegrity(name+"_dif", f, v); err != nil {
+			return nil, fmt.Errorf("mapping %q as %q: %w", f.Name(), name, err)
 		}
-	}()
-	if err := m.Check(); err != nil {
-		return nil, err
+		major, minor = unix.Major(under.Dev), unix.Minor(under.Dev)
+		offset, size = 0, int64(under.want.target.length)*sector
 	}
-	if err := m.makeNode(); err != nil {
-		return nil, fmt.Errorf("mapping %q as %q: %w", f.Name(), name, err)
+	m := &Mapping{Name: name, Node: filepath.Join("/dev/mapper", name), under: under}
+	if m.want, err = tableOf(name, v, major, minor, offset, size); err == nil {
+		err = m.loadCrypt(v)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mapping %q as %q: %w", f.Name(), name, errors.Join(err, under.Remove()))
+	}
+	if err = m.Check(); err == nil {
+		err = m.makeNode()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mapping %q as %q: %w", f.Name(), name, errors.Join(err, m.Remove()))
 	}
 	return m, nil
 }
 
-// load creates the device and gives it its table, with the key in the
-// keyring of this thread for just that time.
-func load(name string, t table, v *luks.Volume, device string) error {
+// loadCrypt makes the mapping with the key in the keyring of this thread for
+// just that time.
+func (m *Mapping) loadCrypt(v *luks.Volume) error {
 	// Key lookups of the kernel are made for the thread that calls it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -143,34 +166,39 @@ func load(name string, t table, v *luks.Volume, device string) error {
 		unix.KeyctlInt(unix.KEYCTL_REVOKE, id, 0, 0, 0)
 		unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_THREAD_KEYRING, 0, 0)
 	}()
-	ct := devmapper.CryptTable{
-		Length:        t.sectors * sector,
-		BackendDevice: device,
-		BackendOffset: uint64(v.Offset),
-		Encryption:    v.Suite.DMCipher,
-		KeyID:         fmt.Sprintf(":%d:logon:%s", v.Suite.KeyBytes, describe(v.UUID)),
-		SectorSize:    uint64(v.SectorSize),
-	}
-	if err := devmapper.Create(name, t.uuid); err != nil {
+	return m.load()
+}
+
+// load creates the device, gives it its table and makes that live. On error
+// there is no device.
+func (m *Mapping) load() error {
+	if err := devmapper.Create(m.Name, m.want.uuid); err != nil {
 		if errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("a mapping of that name or UUID exists: %w", err)
 		}
 		return code.Wrap(code.DMUnavailable, err)
 	}
-	if err := devmapper.Load(name, 0, ct); err != nil {
-		return code.Wrap(code.DMUnavailable, errors.Join(err, devmapper.Remove(name)))
+	err := loadTable(m.Name, m.want.target)
+	if err == nil {
+		err = devmapper.Resume(m.Name)
 	}
-	if err := devmapper.Resume(name); err != nil {
-		return code.Wrap(code.DMUnavailable, errors.Join(err, devmapper.Remove(name)))
+	if err != nil {
+		return code.Wrap(code.DMUnavailable, errors.Join(err, devmapper.Remove(m.Name)))
 	}
 	return nil
 }
 
 // Check compares the kernel's mapping with what was asked for: name, dm UUID,
-// one live crypt table, writable, not suspended, no second table waiting, and
-// in the table cipher, key description, backing device, offset, length and
-// sector size. It may be repeated, after mounting say.
+// one live table, writable, not suspended, no second table waiting, and in the
+// table cipher, key description, backing device, offset, length and sector
+// size; then the same of dm-integrity below it, and its status. It may be
+// repeated, after mounting say.
 func (m *Mapping) Check() error {
+	if m.under != nil {
+		if err := m.under.Check(); err != nil {
+			return err
+		}
+	}
 	info, err := devmapper.InfoByName(m.Name)
 	if err != nil {
 		return code.Wrap(code.DMTable, fmt.Errorf("reading status of mapping %q: %w", m.Name, err))
@@ -193,9 +221,17 @@ func (m *Mapping) Check() error {
 	if err != nil {
 		return code.Wrap(code.DMTable, fmt.Errorf("reading table of mapping %q: %w", m.Name, err))
 	}
-	want := target{0, m.want.sectors, "crypt", m.want.params}
-	if len(targets) != 1 || targets[0] != want {
-		return bad("table", targets, want)
+	if len(targets) != 1 || targets[0] != m.want.target {
+		return bad("table", targets, m.want.target)
+	}
+	if m.want.status != "" {
+		status, err := readStatus(m.Name)
+		if err != nil {
+			return code.Wrap(code.DMTable, fmt.Errorf("reading status of mapping %q: %w", m.Name, err))
+		}
+		if len(status) != 1 || status[0].params != m.want.status {
+			return bad("status", status, m.want.status)
+		}
 	}
 	m.Dev = info.DevNo
 	return nil
@@ -223,9 +259,13 @@ func (m *Mapping) makeNode() error {
 	return nil
 }
 
-// Remove takes the mapping down and removes its node; it fails while something
-// uses it. A node that is not this mapping's is left alone.
+// Remove takes the mapping down, removes its node, and then does the same with
+// what is below it; it fails while something uses it. A node that is not this
+// mapping's is left alone. A nil mapping is removed already.
 func (m *Mapping) Remove() error {
+	if m == nil {
+		return nil
+	}
 	var st unix.Stat_t
 	ours := unix.Stat(m.Node, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && m.Dev != 0 && st.Rdev == m.Dev
 	if err := devmapper.Remove(m.Name); err != nil {
@@ -234,7 +274,7 @@ func (m *Mapping) Remove() error {
 	if ours {
 		os.Remove(m.Node)
 	}
-	return nil
+	return m.under.Remove()
 }
 
 // blockDevice says which device f is and its size in bytes.

@@ -16,8 +16,10 @@ import (
 
 const testUUID = "01234567-89ab-cdef-0123-456789abcdef"
 
-func testVolume(t testing.TB) *luks.Volume {
-	suite, err := luks.SuiteNamed(luks.IntegrityNone)
+func testVolume(t testing.TB) *luks.Volume { return testVolumeWith(t, luks.IntegrityNone) }
+
+func testVolumeWith(t testing.TB, integrity string) *luks.Volume {
+	suite, err := luks.SuiteNamed(integrity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,23 +30,22 @@ func testVolume(t testing.TB) *luks.Volume {
 
 func TestTableOf(t *testing.T) {
 	v := testVolume(t)
-	got, err := tableOf("root", v, 254, 3, 64<<20+512) // half a sector too much
+	got, err := tableOf("root", v, 254, 3, v.Offset, 63<<20+512) // half a sector too much
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := table{
-		uuid:    "CRYPT-LUKS2-0123456789abcdef0123456789abcdef-root",
-		sectors: (63 << 20) / 512,
-		params:  "aes-xts-plain64 :64:logon:attestbox:" + testUUID + " 0 254:3 2048 1 sector_size:4096",
+		uuid:   "CRYPT-LUKS2-0123456789abcdef0123456789abcdef-root",
+		target: target{0, (63 << 20) / 512, "crypt", "aes-xts-plain64 :64:logon:attestbox:" + testUUID + " 0 254:3 2048 1 sector_size:4096"},
 	}
 	if got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	v.SectorSize = 512
-	if got, err := tableOf("root", v, 8, 0, 2<<20); err != nil || got.params != "aes-xts-plain64 :64:logon:attestbox:"+testUUID+" 0 8:0 2048" || got.sectors != 2048 {
+	if got, err := tableOf("root", v, 8, 0, v.Offset, 1<<20); err != nil || got.target != (target{0, 2048, "crypt", "aes-xts-plain64 :64:logon:attestbox:" + testUUID + " 0 8:0 2048"}) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if strings.Contains(want.params, fmt.Sprintf("%x", v.VolumeKey.Bytes())) {
+	if strings.Contains(want.target.params, fmt.Sprintf("%x", v.VolumeKey.Bytes())) {
 		t.Error("the key is in the table")
 	}
 	for name, change := range map[string]func(*luks.Volume){
@@ -58,14 +59,46 @@ func TestTableOf(t *testing.T) {
 	} {
 		w := *testVolume(t)
 		change(&w)
-		if _, err := tableOf("root", &w, 1, 1, 64<<20); err == nil {
+		if _, err := tableOf("root", &w, 1, 1, w.Offset, 64<<20); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	for _, size := range []int64{0, 1 << 20, 1<<20 + 4095} {
-		_, err := tableOf("root", testVolume(t), 1, 1, size)
+	for _, size := range []int64{-4096, 0, 4095} {
+		_, err := tableOf("root", testVolume(t), 1, 1, 1<<20, size)
 		if c, _ := code.Of(err); c != code.LUKSTruncated {
-			t.Errorf("device of %d bytes: %v", size, err)
+			t.Errorf("%d bytes of data: %v", size, err)
+		}
+	}
+}
+
+// The tables that cryptsetup 2.6 makes on a disk of 64 MiB, but for the key's name.
+func TestIntegrityTables(t *testing.T) {
+	for _, tc := range []struct {
+		integrity string
+		sector    int
+		lower     string
+		upper     string
+	}{
+		{luks.IntegrityHMAC, 4096,
+			"0 96736 integrity 254:0 32768 32 J 7 block_size:4096 journal_sectors:792 interleave_sectors:32768 buffer_sectors:128 journal_watermark:50 commit_time:10000 fix_padding",
+			"0 96736 crypt capi:authenc(hmac(sha256),xts(aes))-plain64 :96:logon:attestbox:" + testUUID + " 0 253:0 0 2 integrity:32:aead sector_size:4096"},
+		{luks.IntegrityHMAC, 512,
+			"0 91184 integrity 254:0 32768 32 J 6 journal_sectors:968 interleave_sectors:32768 buffer_sectors:128 journal_watermark:50 commit_time:10000 fix_padding",
+			"0 91184 crypt capi:authenc(hmac(sha256),xts(aes))-plain64 :96:logon:attestbox:" + testUUID + " 0 253:0 0 1 integrity:32:aead"},
+	} {
+		v := testVolumeWith(t, tc.integrity)
+		v.SectorSize, v.Offset = tc.sector, 16<<20
+		l, err := luks.NewLayout(v.Suite, v.SectorSize, v.Offset, 64<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lower := integrityTable("x_dif", v, l, 254, 0)
+		if got := lower.target.String(); got != tc.lower || lower.uuid != "CRYPT-INTEGRITY-0123456789abcdef0123456789abcdef-x_dif" || lower.status != fmt.Sprintf("0 %d -", l.Provided) {
+			t.Errorf("%+v\n%s, want\n%s", lower, got, tc.lower)
+		}
+		upper, err := tableOf("x", v, 253, 0, 0, l.Provided*512)
+		if err != nil || upper.target.String() != tc.upper {
+			t.Errorf("%s, want\n%s (%v)", upper.target, tc.upper, err)
 		}
 	}
 }

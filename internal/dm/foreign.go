@@ -83,8 +83,7 @@ func cryptsetupTable(name string, r *wire.HeaderRecord, b backing) (table, error
 		params += fmt.Sprintf(" %d %s", len(options), strings.Join(options, " "))
 	}
 	return table{
-		uuid:    "CRYPT-LUKS2-" + strings.ReplaceAll(r.UUID, "-", "") + "-" + name,
-		sectors: b.sectors,
-		params:  params,
+		uuid:   "CRYPT-LUKS2-" + strings.ReplaceAll(r.UUID, "-", "") + "-" + name,
+		target: target{0, b.sectors, "crypt", params},
 	}, nil
 }

@@ -81,6 +81,7 @@ func TestProductionLayout(t *testing.T) {
 	e, _ := a.Get("etc/attestbox/modules")
 	wantModules := "kernel/drivers/virtio/virtio_ring.ko\nkernel/drivers/virtio/virtio_pci.ko\nkernel/drivers/block/virtio_blk.ko\n" +
 		"kernel/drivers/md/dm-mod.ko\nkernel/drivers/md/dm-crypt.ko\nkernel/crypto/ecb.ko\nkernel/crypto/xts.ko\n" +
+		"kernel/drivers/md/dm-bufio.ko\nkernel/drivers/md/dm-integrity.ko\nkernel/crypto/authenc.ko\n" +
 		"kernel/net/core/failover.ko\nkernel/drivers/net/net_failover.ko\nkernel/drivers/net/virtio_net.ko\n" +
 		"kernel/fs/configfs/configfs.ko\nkernel/drivers/virt/coco/tsm.ko\nkernel/drivers/virt/coco/sev-guest/sev-guest.ko\n"
 	if string(e.Data) != wantModules {

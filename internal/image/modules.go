@@ -16,10 +16,10 @@ import (
 // ErrNoModule is a module that neither the folder nor the kernel has.
 var ErrNoModule = errors.New("no such module")
 
-// The default set of a root disk on virtio-blk with dm-crypt, reached over
-// virtio-net or vsock. What a kernel has built in is left out by itself.
+// The default set of a root disk on virtio-blk with dm-crypt over dm-integrity,
+// reached over virtio-net or vsock. What a kernel has built in is left out by itself.
 var (
-	defaultRequired = []string{"virtio_pci", "virtio_blk", "dm-mod", "dm-crypt", "xts"}
+	defaultRequired = []string{"virtio_pci", "virtio_blk", "dm-mod", "dm-crypt", "xts", "dm-integrity", "authenc"}
 	// Kernels differ in these: some have them built in without saying so, under
 	// another name, or not at all.
 	defaultOptional = []string{"ecb", "aes_generic", "aesni-intel", "ext4", "virtio_net",

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"attestbox/internal/image/disk"
+	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/testenv"
 )
@@ -112,7 +113,7 @@ func TestInGuest(t *testing.T) {
 	img := func(n string) string { return filepath.Join(dir, n) }
 	build := func(name string) *disk.Result {
 		t.Helper()
-		res, err := disk.Build(context.Background(), key, disk.Options{From: src, Out: img(name), Size: 24 << 20})
+		res, err := disk.Build(context.Background(), key, disk.Options{From: src, Out: img(name), Size: 24 << 20, Integrity: luks.IntegrityNone})
 		if err != nil {
 			t.Fatal(err)
 		}

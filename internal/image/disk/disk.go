@@ -5,7 +5,8 @@
 // The plain file system exists only in a memfd and the unpacked tarball only
 // below a tmpfs folder; neither is written to persistent storage (both can be
 // swapped out where the machine has swap). Every sector of the data area is
-// encrypted, empty ones too, so that the image does not show what is in use.
+// encrypted, empty ones too, so that the image does not show what is in use,
+// and with integrity every one has its tag.
 //
 // The bytes of the file system depend on the source, the size, the UUID and
 // SOURCE_DATE_EPOCH alone (and on the version of e2fsprogs); the bytes of the
@@ -40,6 +41,7 @@ type Options struct {
 	UUID       string    // of LUKS; empty: random. The file system's is derived from it
 	Label      string    // of LUKS
 	SectorSize int       // 512 or 4096; 0: 4096
+	Integrity  string    // luks.IntegrityHMAC or luks.IntegrityNone; required
 	HeaderArea int64     // offset of the data; 0: 1 MiB
 	Epoch      time.Time // no time in the file system is later; zero: the newest in the source
 	Instance   *[32]byte // written into the volume, for init to compare; may be nil
@@ -72,15 +74,22 @@ func Build(ctx context.Context, key *secret.Bytes, o Options) (*Result, error) {
 		}
 	}
 	header, v, record, err := luks.Format(key, luks.Params{
-		UUID: o.UUID, Label: o.Label, Integrity: luks.IntegrityNone, SectorSize: o.SectorSize, HeaderArea: o.HeaderArea,
+		UUID: o.UUID, Label: o.Label, Integrity: o.Integrity, SectorSize: o.SectorSize, HeaderArea: o.HeaderArea,
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer v.Close()
-	data := o.Size - v.Offset
-	if data < minData || o.Size%blockSize != 0 {
-		return nil, fmt.Errorf("size is %d bytes, want a multiple of %d and at least %d", o.Size, blockSize, minData+v.Offset)
+	if o.Size%blockSize != 0 {
+		return nil, fmt.Errorf("size is %d bytes, want a multiple of %d", o.Size, blockSize)
+	}
+	w, err := newWriter(v, o.Size)
+	if err != nil {
+		return nil, fmt.Errorf("size is %d bytes: %w", o.Size, err)
+	}
+	data := w.size()
+	if data < minData {
+		return nil, fmt.Errorf("size is %d bytes, of which the file system gets %d, want at least %d", o.Size, max(data, 0), minData)
 	}
 
 	plain, err := memfd("attestbox-disk", data)
@@ -100,7 +109,10 @@ func Build(ctx context.Context, key *secret.Bytes, o Options) (*Result, error) {
 	if _, err := out.WriteAt(header, 0); err != nil {
 		return nil, fmt.Errorf("writing disk image: %w", err)
 	}
-	if err := encrypt(ctx, out.File, plain, v, data, o.Progress); err != nil {
+	if err := out.Truncate(o.Size); err != nil {
+		return nil, fmt.Errorf("writing disk image: %w", err)
+	}
+	if err := w.encrypt(ctx, out.File, plain, o.Progress); err != nil {
 		return nil, fmt.Errorf("writing disk image: %w", err)
 	}
 	if err := out.CloseAtomicallyReplace(); err != nil {

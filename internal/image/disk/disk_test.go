@@ -6,13 +6,16 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/aes"
+	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -84,20 +87,52 @@ func plain(t testing.TB, img string, res *Result, key *secret.Bytes) string {
 		t.Fatal(err)
 	}
 	defer v.Close()
-	c, err := xts.NewCipher(aes.NewCipher, v.VolumeKey.Bytes())
+	c, err := xts.NewCipher(aes.NewCipher, v.VolumeKey.Bytes()[:64])
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := io.ReadAll(io.NewSectionReader(f, v.Offset, 1<<40))
+	raw, err := io.ReadAll(f)
 	if err != nil {
 		t.Fatal(err)
 	}
+	data := sectors(t, v, raw)
 	for i := 0; i < len(data); i += v.SectorSize {
 		c.Decrypt(data[i:i+v.SectorSize], data[i:i+v.SectorSize], uint64(i/512))
 	}
 	out := filepath.Join(t.TempDir(), "plain")
 	if err := os.WriteFile(out, data, 0o600); err != nil {
 		t.Fatal(err)
+	}
+	return out
+}
+
+// sectors are the encrypted data of an image, every tag verified: as crypto/
+// authenc.c has it, over the sector number, the IV and what was encrypted.
+func sectors(t testing.TB, v *luks.Volume, raw []byte) []byte {
+	t.Helper()
+	if v.Suite.TagBytes == 0 {
+		return bytes.Clone(raw[v.Offset:])
+	}
+	l, err := luks.NewLayout(v.Suite, v.SectorSize, v.Offset, int64(len(raw)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.CheckSuperblock(raw[v.Offset:][:luks.SuperblockBytes]); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasPrefix(raw[v.Offset+luks.SuperblockBytes:], l.Journal()) {
+		t.Fatal("the journal is not an empty one")
+	}
+	var out []byte
+	for off := int64(0); off < l.Provided*512; off += int64(v.SectorSize) {
+		s := raw[l.DataOffset(off):][:v.SectorSize]
+		n := binary.LittleEndian.AppendUint64(nil, uint64(off/512))
+		mac := hmac.New(sha256.New, v.VolumeKey.Bytes()[64:])
+		mac.Write(slices.Concat(n, n, make([]byte, 8), s))
+		if !bytes.Equal(mac.Sum(nil), raw[l.TagOffset(off):][:32]) {
+			t.Fatalf("the tag of the sector at %d does not match", off)
+		}
+		out = append(out, s...)
 	}
 	return out
 }
@@ -113,12 +148,18 @@ func output(t testing.TB, name string, args ...string) string {
 
 func TestBuildFromFolder(t *testing.T) {
 	needTools(t)
-	for _, sector := range []int{512, 4096} {
+	for _, tc := range []struct {
+		sector    int
+		integrity string
+	}{{512, luks.IntegrityNone}, {4096, luks.IntegrityNone}, {512, luks.IntegrityHMAC}, {4096, luks.IntegrityHMAC}} {
 		key := testKey(t)
 		img := filepath.Join(t.TempDir(), "disk.img")
-		res, err := Build(context.Background(), key, Options{From: testDir(t), Out: img, Size: 24 << 20, UUID: testUUID, SectorSize: sector})
+		res, err := Build(context.Background(), key, Options{From: testDir(t), Out: img, Size: 24 << 20, UUID: testUUID, SectorSize: tc.sector, Integrity: tc.integrity})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if res.Record.Integrity != tc.integrity {
+			t.Errorf("record %+v", res.Record)
 		}
 		raw, err := os.ReadFile(img)
 		if err != nil || len(raw) != 24<<20 {
@@ -131,11 +172,16 @@ func TestBuildFromFolder(t *testing.T) {
 			t.Error("the image does not begin with the header")
 		}
 		// Empty sectors are encrypted as well.
-		for i := len(res.Header); i < len(raw); i += 4096 {
-			if bytes.Count(raw[i:i+4096], []byte{0}) > 200 {
-				t.Fatalf("block at %d looks empty", i)
+		v, err := luks.Open(bytes.NewReader(raw), res.Record, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for data := sectors(t, v, raw); len(data) > 0; data = data[4096:] {
+			if bytes.Count(data[:4096], []byte{0}) > 200 {
+				t.Fatalf("block %d from the end looks empty", len(data)/4096)
 			}
 		}
+		v.Close()
 		p := plain(t, img, res, key)
 		output(t, "e2fsck", "-fn", p)
 		if got := output(t, "debugfs", "-R", "cat /etc/motd2", p); !strings.Contains(got, canary) {
@@ -255,7 +301,7 @@ func TestBuildFromTarball(t *testing.T) {
 	for name, b := range map[string][]byte{"tar": raw, "gzip": gz.Bytes(), "zstd": zs.Bytes()} {
 		key := testKey(t)
 		img := filepath.Join(t.TempDir(), "disk.img")
-		res, err := Build(context.Background(), key, Options{From: writeFile(t, b), Out: img, Size: 24 << 20})
+		res, err := Build(context.Background(), key, Options{From: writeFile(t, b), Out: img, Size: 24 << 20, Integrity: luks.IntegrityHMAC})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -293,7 +339,7 @@ func TestManySmallFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := Build(context.Background(), testKey(t), Options{From: src, Out: filepath.Join(t.TempDir(), "d"), Size: 16 << 20}); err != nil {
+	if _, err := Build(context.Background(), testKey(t), Options{From: src, Out: filepath.Join(t.TempDir(), "d"), Size: 16 << 20, Integrity: luks.IntegrityHMAC}); err != nil {
 		t.Error(err)
 	}
 }
@@ -348,7 +394,7 @@ func TestRefusesHostileTarballs(t *testing.T) {
 		"long name":        {{Name: strings.Repeat("a/", 4000) + "x", Typeflag: tar.TypeReg}},
 	} {
 		img := filepath.Join(t.TempDir(), "disk.img")
-		_, err := Build(context.Background(), testKey(t), Options{From: writeFile(t, tarOf(t, true, hdrs...)), Out: img, Size: 24 << 20})
+		_, err := Build(context.Background(), testKey(t), Options{From: writeFile(t, tarOf(t, true, hdrs...)), Out: img, Size: 24 << 20, Integrity: luks.IntegrityHMAC})
 		if !errors.Is(err, ErrSource) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -373,7 +419,7 @@ func TestBuildRefuses(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(big, "x"), bytes.Repeat([]byte("x"), 30<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ok := Options{From: testDir(t), Out: out, Size: 24 << 20}
+	ok := Options{From: testDir(t), Out: out, Size: 24 << 20, Integrity: luks.IntegrityHMAC}
 	for name, tc := range map[string]struct {
 		change func(*Options)
 		key    *secret.Bytes
@@ -381,7 +427,9 @@ func TestBuildRefuses(t *testing.T) {
 	}{
 		"short key":        {func(*Options) {}, short, "want at least 32"},
 		"no source":        {func(o *Options) { o.From = "/nonexistent" }, nil, "no such file"},
-		"too small":        {func(o *Options) { o.Size = 1 << 20 }, nil, "want a multiple of 4096"},
+		"too small":        {func(o *Options) { o.Size = 9 << 20 }, nil, "want at least 8388608"},
+		"no integrity":     {func(o *Options) { o.Integrity = "" }, nil, "integrity is"},
+		"no room for tags": {func(o *Options) { o.Size = 1 << 20 }, nil, "no room"},
 		"odd size":         {func(o *Options) { o.Size++ }, nil, "want a multiple of 4096"},
 		"does not fit":     {func(o *Options) { o.From = big }, nil, "does not fit"},
 		"empty folder":     {func(o *Options) { o.From = t.TempDir() }, nil, "is empty"},
@@ -421,13 +469,25 @@ func BenchmarkEncrypt(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer out.Close()
-	v := &luks.Volume{VolumeKey: secret.Random(64), SectorSize: 4096}
-	defer v.Close()
-	b.SetBytes(size)
-	for b.Loop() {
-		if err := encrypt(context.Background(), out, f, v, size, func(string, int64, int64) {}); err != nil {
-			b.Fatal(err)
-		}
+	for _, integrity := range []string{luks.IntegrityNone, luks.IntegrityHMAC} {
+		b.Run(integrity, func(b *testing.B) {
+			suite, err := luks.SuiteNamed(integrity)
+			if err != nil {
+				b.Fatal(err)
+			}
+			v := &luks.Volume{VolumeKey: secret.Random(suite.KeyBytes), Offset: 1 << 20, SectorSize: 4096, Suite: suite}
+			defer v.Close()
+			w, err := newWriter(v, size)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(w.size())
+			for b.Loop() {
+				if err := w.encrypt(context.Background(), out, f, func(string, int64, int64) {}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

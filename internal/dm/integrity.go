@@ -1,0 +1,70 @@
+package dm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"attestbox/internal/code"
+	"attestbox/internal/luks"
+)
+
+// integrityTable is dm-integrity's table with every parameter that it has, as
+// the kernel reports it; the mode is J, data and tags through the journal.
+func integrityTable(name string, v *luks.Volume, l *luks.Layout, major, minor uint32) table {
+	options := []string{
+		fmt.Sprintf("journal_sectors:%d", l.JournalSectors()),
+		fmt.Sprintf("interleave_sectors:%d", l.Run()/sector),
+		fmt.Sprintf("buffer_sectors:%d", l.BufferSectors),
+		"journal_watermark:50",
+		"commit_time:10000",
+		"fix_padding",
+	}
+	if v.SectorSize != sector {
+		options = append([]string{fmt.Sprintf("block_size:%d", v.SectorSize)}, options...)
+	}
+	return table{
+		uuid: "CRYPT-INTEGRITY-" + strings.ReplaceAll(v.UUID, "-", "") + "-" + name,
+		target: target{0, uint64(l.Provided), "integrity", fmt.Sprintf("%d:%d %d %d J %d %s",
+			major, minor, v.Offset/sector, v.Suite.TagBytes, len(options), strings.Join(options, " "))},
+		// No mismatch, as much data as the layout provides, no recalculation.
+		status: fmt.Sprintf("0 %d -", l.Provided),
+	}
+}
+
+// openIntegrity maps dm-integrity over the data of a volume. Its superblock is
+// read once and must be what the layout of this device gives. The kernel reads
+// it again: what a host that changed it in between can still reach, table and
+// status show, and Check compares them.
+func openIntegrity(name string, f *os.File, v *luks.Volume) (*Mapping, error) {
+	major, minor, size, err := blockDevice(f)
+	if err != nil {
+		return nil, err
+	}
+	l, err := luks.NewLayout(v.Suite, v.SectorSize, v.Offset, size)
+	if err != nil {
+		return nil, err
+	}
+	super := make([]byte, luks.SuperblockBytes)
+	if _, err := f.ReadAt(super, v.Offset); err != nil {
+		c := code.LUKSRead
+		if errors.Is(err, io.EOF) {
+			c = code.LUKSTruncated
+		}
+		return nil, code.Wrap(c, fmt.Errorf("reading dm-integrity's superblock: %w", err))
+	}
+	if err := l.CheckSuperblock(super); err != nil {
+		return nil, err
+	}
+	m := &Mapping{Name: name, Node: filepath.Join("/dev/mapper", name), want: integrityTable(name, v, l, major, minor)}
+	if err := m.load(); err != nil {
+		return nil, err
+	}
+	if err := m.Check(); err != nil {
+		return nil, errors.Join(err, m.Remove())
+	}
+	return m, nil
+}
