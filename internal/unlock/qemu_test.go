@@ -72,13 +72,9 @@ func guestInitramfs(t *testing.T, modules string, key *secret.Bytes, res *disk.R
 	}
 	put("init", 0o100755, bin)
 	for i, name := range moduleNames {
-		filepath.WalkDir(modules, func(p string, d fs.DirEntry, err error) error {
-			if base, _, _ := strings.Cut(filepath.Base(p), ".ko"); err == nil && !d.IsDir() && base == name {
-				put(fmt.Sprintf("modules/%02d-%s", i, filepath.Base(p)), 0o100644, p)
-				return filepath.SkipAll
-			}
-			return nil
-		})
+		if p := moduleFile(modules, name); p != "" {
+			put(fmt.Sprintf("modules/%02d-%s", i, filepath.Base(p)), 0o100644, p)
+		}
 	}
 	record, err := json.Marshal(res.Record)
 	if err != nil {
@@ -178,4 +174,16 @@ func TestInGuest(t *testing.T) {
 	if !bytes.Equal(disk[:len(res.Header)], res.Header) {
 		t.Error("the guest wrote to the header")
 	}
+}
+
+// moduleFile finds a module by name, since kernels move them between folders.
+func moduleFile(modules, name string) (found string) {
+	filepath.WalkDir(modules, func(p string, d fs.DirEntry, err error) error {
+		if base, _, _ := strings.Cut(filepath.Base(p), ".ko"); err == nil && !d.IsDir() && base == name {
+			found = p
+			return filepath.SkipAll
+		}
+		return nil
+	})
+	return found
 }
