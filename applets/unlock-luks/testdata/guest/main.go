@@ -53,7 +53,7 @@ func rotate() {
 	}
 	motd, err := os.ReadFile("/mnt/motd")
 	fmt.Printf("CASE read while rotated: %q %v\n", motd, err)
-	fmt.Println("CASE close:", errors.Join(unix.Unmount("/mnt", 0), devmapper.Remove("root"), os.Remove("/dev/mapper/root")))
+	fmt.Println("CASE close:", errors.Join(unix.Unmount("/mnt", 0), errors.Join(devmapper.Remove("root"), devmapper.Remove("root_dif")), os.Remove("/dev/mapper/root")))
 	oldKey, err1 := os.ReadFile("/disk.key")
 	newKey, err2 := os.ReadFile("/new.key")
 	if err := errors.Join(err1, err2); err != nil {
