@@ -95,6 +95,14 @@ done <out/fuzz.list
 say "   $(wc -l <out/fuzz.list) targets"
 ok
 
+if [ "$long" = long ]; then
+  step "disks with integrity, and cryptsetup of Debian 12, 13 and sid"
+  for d in / $(scripts/cryptsetup.sh trixie sid); do
+    ATTESTBOX_CRYPTSETUP=$d CGO_ENABLED=0 go test -count=1 -timeout 20m -run '^TestCryptsetupInGuest$' ./internal/unlock
+  done
+  ok
+fi
+
 step "make demo"
 make -s demo
 ok

@@ -18,6 +18,7 @@ import (
 	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/image/disk"
+	"attestbox/internal/luks"
 	"attestbox/internal/platform"
 	"attestbox/internal/secret"
 	"attestbox/internal/server"
@@ -91,7 +92,7 @@ func newWorld(t *testing.T) *world {
 	defer key.Zero()
 	w.key = bytes.Clone(key.Bytes())
 	var err error
-	if w.disk, err = disk.Build(ctx, key, disk.Options{Empty: true, Out: w.image, Size: 12 << 20}); err != nil {
+	if w.disk, err = disk.Build(ctx, key, disk.Options{Empty: true, Out: w.image, Size: 12 << 20, Integrity: luks.IntegrityHMAC}); err != nil {
 		t.Fatal(err)
 	}
 	psp := snpsimtest.PSP(t, snp.Milan)
@@ -241,7 +242,7 @@ func TestDecoyDisk(t *testing.T) {
 	other := filepath.Join(t.TempDir(), "other")
 	key := secret.Random(32)
 	defer key.Zero()
-	if _, err := disk.Build(context.Background(), key, disk.Options{Empty: true, Out: other, Size: 12 << 20, UUID: w.disk.Record.UUID}); err != nil {
+	if _, err := disk.Build(context.Background(), key, disk.Options{Empty: true, Out: other, Size: 12 << 20, UUID: w.disk.Record.UUID, Integrity: luks.IntegrityHMAC}); err != nil {
 		t.Fatal(err)
 	}
 	w.boot.Config.Root.Device = other

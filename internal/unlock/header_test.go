@@ -9,6 +9,7 @@ import (
 
 	"attestbox/internal/code"
 	"attestbox/internal/image/disk"
+	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/testenv"
 )
@@ -20,7 +21,7 @@ func TestHeader(t *testing.T) {
 	key := secret.Random(32)
 	defer key.Zero()
 	img := filepath.Join(dir, "img")
-	res, err := disk.Build(context.Background(), key, disk.Options{Empty: true, Out: img, Size: 12 << 20})
+	res, err := disk.Build(context.Background(), key, disk.Options{Empty: true, Out: img, Size: 12 << 20, Integrity: luks.IntegrityHMAC})
 	if err != nil {
 		t.Fatal(err)
 	}

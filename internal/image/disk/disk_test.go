@@ -350,7 +350,7 @@ func TestEmpty(t *testing.T) {
 	var sums [2][32]byte
 	for i := range sums {
 		out := filepath.Join(t.TempDir(), "disk.img")
-		o := Options{Empty: true, Out: out, Size: 24 << 20, UUID: testUUID}
+		o := Options{Empty: true, Out: out, Size: 24 << 20, UUID: testUUID, Integrity: luks.IntegrityHMAC}
 		f, err := os.Create(out)
 		if err != nil {
 			t.Fatal(err)
@@ -556,7 +556,7 @@ func TestInstance(t *testing.T) {
 	}
 	for name, o := range map[string]Options{"empty": empty, "folder": folder, "tarball": archive} {
 		key := testKey(t)
-		o.Out, o.Size, o.Instance = filepath.Join(t.TempDir(), "disk.img"), 16<<20, &id
+		o.Out, o.Size, o.Instance, o.Integrity = filepath.Join(t.TempDir(), "disk.img"), 16<<20, &id, luks.IntegrityHMAC
 		res, err := Build(t.Context(), key, o)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -577,7 +577,7 @@ func TestInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, i := range []*[32]byte{nil, &id} {
-		_, err := Build(t.Context(), testKey(t), Options{From: used, Out: filepath.Join(t.TempDir(), "x"), Size: 16 << 20, Instance: i})
+		_, err := Build(t.Context(), testKey(t), Options{From: used, Out: filepath.Join(t.TempDir(), "x"), Size: 16 << 20, Instance: i, Integrity: luks.IntegrityHMAC})
 		if !errors.Is(err, ErrSource) {
 			t.Errorf("a folder of another volume: %v", err)
 		}
