@@ -621,3 +621,79 @@ func TestNominate(t *testing.T) {
 		t.Errorf("after the third booted: %+v", got)
 	}
 }
+
+// Keys that are not on record in the audit log are not given.
+func TestNoKeysWithoutAudit(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	id := newID()
+	w.addTo(id)
+	ctx := ctxFor(t)
+	if err := w.state.UpdateInstance(ctx, id, func(i *Instance) error { i.MayRotate = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	g := w.psp.Launch(snpsim.GuestConfig{Measurement: imageA, HostData: id})
+	rel, err := client.Launch(ctx, w.client(g.Platform()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rel.Close()
+	if _, err := rel.Report(ctx, wire.ResultOpened, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	m, err := client.Maintain(ctx, w.client(g.Platform()), wire.PurposeRotate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := w.server.Audit.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := m.Rotate(ctx)
+	if c, _ := code.Of(err); c != code.VerifierBusy {
+		t.Errorf("given %v, %v", p, err)
+	}
+}
+
+// A frame that is no request ends the exchange, and changes nothing.
+func TestMaintainMalformed(t *testing.T) {
+	w := newWorld(t, nil)
+	id := newID()
+	w.add(id, Takeover)
+	g := w.guest(id, nil)
+	w.up(g)
+	before := w.instance(id)
+	for _, body := range []string{
+		`{}`, `null`, `{"type":"rotate","more":1}`, `{"type":"rotate"}{"type":"rotate"}`, `{"type":"register-headers","add":null,"drop":[]}`,
+		`{"type":"register-headers","add":[{"digest":"ab","Digest":"cd"}],"drop":[]}`, `{"type":"rotate-end","keep":"00"}`,
+		`{"type":"nominate","digest":"` + strings.Repeat("AB", 48) + `"}`, strings.Repeat("[", 60000),
+	} {
+		c, tr := w.maintainBegin(id, wire.PurposeRotate)
+		c.send(evidenceFor(t, g, tr.ReportData()))
+		if _, err := wire.Expect[*wire.MaintainState](c.conn); err != nil {
+			t.Fatal(err)
+		}
+		if err := wire.WriteFrame(c.conn, []byte(body)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := wire.Expect[*wire.Release](c.conn)
+		if ans, ok := errors.AsType[*wire.AnswerError](err); !ok || ans.Code != code.LaunchMalformed {
+			t.Errorf("%.60s: %v", body, err)
+		}
+	}
+	// A length that no frame has.
+	c, tr := w.maintainBegin(id, wire.PurposeRotate)
+	c.send(evidenceFor(t, g, tr.ReportData()))
+	if _, err := wire.Expect[*wire.MaintainState](c.conn); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.conn.Write([]byte{0xff, 0xff, 0xff, 0xff}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := wire.Expect[*wire.Release](c.conn); err == nil {
+		t.Error("a frame of 4 GiB")
+	}
+	after := w.instance(id)
+	if r, err := w.state.Rotation(context.Background(), after); r != "" || err != nil || !slices.Equal(before.Headers, after.Headers) || len(after.Nominations) != 0 {
+		t.Errorf("changed: %+v, %q", after, r)
+	}
+}
