@@ -38,10 +38,13 @@ cp "$dir/ours.key" "$dir/key"
 open "pbkdf2, 1,000 iterations, the 1 MiB header area of \`mkimage disk\`" "$dir/ours"
 format stock --pbkdf pbkdf2 --pbkdf-force-iterations 1000
 open "pbkdf2, 1,000 iterations, cryptsetup's 16 MiB header area" "$dir/stock"
-format argon64 --pbkdf argon2id --pbkdf-force-iterations 4 --pbkdf-memory 65536 --pbkdf-parallel 2
-open "argon2id, 64 MiB, 4 passes, 2 lanes" "$dir/argon64"
-format argon1g --pbkdf argon2id --pbkdf-force-iterations 4 --pbkdf-memory 1048576 --pbkdf-parallel 2
-open "argon2id, 1 GiB, 4 passes, 2 lanes" "$dir/argon1g"
+argon="--pbkdf argon2id --pbkdf-force-iterations 4 --pbkdf-parallel 2 --pbkdf-memory"
+format argon64small $argon 65536 --offset 2048 --luks2-keyslots-size 1015808
+open "argon2id, 64 MiB, 4 passes, 2 lanes, 1 MiB header area" "$dir/argon64small"
+format argon64 $argon 65536
+open "argon2id, 64 MiB, 4 passes, 2 lanes, 16 MiB header area" "$dir/argon64"
+format argon1g $argon 1048576
+open "argon2id, 1 GiB, 4 passes, 2 lanes, 16 MiB header area" "$dir/argon1g"
 
 "$mkimage" disk -empty -no-integrity -size "$size" -out "$dir/plain" -key-out "$dir/plain.key" -record "$dir/plain.json" >/dev/null 2>&1
 disk() { echo "rm -f '$dir/out' '$dir/out.key'; exec '$mkimage' disk -empty $1 -size $size -out '$dir/out' -key-out '$dir/out.key' -record '$dir/out.json' >/dev/null 2>&1"; }
