@@ -175,6 +175,7 @@ func FuzzSuperblock(f *testing.F) {
 	f.Add(make([]byte, SuperblockBytes), int64(24<<20), int64(16<<20), byte(2), false)
 	f.Add([]byte(sbMagic), int64(1<<62), int64(4096), byte(4), true)
 	f.Fuzz(func(t *testing.T, b []byte, size, offset int64, suite byte, large bool) {
+		defer bounded(t, "superblock")()
 		sector := 512
 		if large {
 			sector = 4096

@@ -2,7 +2,6 @@ package disk
 
 import (
 	"context"
-	"crypto/aes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -14,9 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/crypto/xts"
-
 	"attestbox/internal/luks"
+	"attestbox/internal/xts"
 )
 
 const chunk = 1 << 20 // a multiple of every sector size, a part of a run between tags
@@ -110,19 +108,17 @@ type sealer struct {
 	tags []byte
 }
 
-// The volume key of hmac-sha256 is the cipher's and then HMAC's, as dm-crypt
-// takes it.
-const xtsKey = 64
-
+// newSealer: the volume key of hmac-sha256 is the cipher's and then HMAC's, as
+// dm-crypt takes it.
 func (w *writer) newSealer() (*sealer, error) {
 	key := w.v.VolumeKey.Bytes()
-	c, err := xts.NewCipher(aes.NewCipher, key[:xtsKey])
+	c, err := xts.New(key[:xts.KeySize])
 	if err != nil {
 		return nil, err
 	}
 	s := &sealer{writer: w, xts: c}
 	if w.layout != nil {
-		s.mac = hmac.New(sha256.New, key[xtsKey:])
+		s.mac = hmac.New(sha256.New, key[xts.KeySize:])
 	}
 	return s, nil
 }
