@@ -7,6 +7,7 @@ package fetchsecret
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"attestbox/internal/platform/sevguest"
 	"attestbox/internal/secret"
 	"attestbox/internal/stockboot"
+	"attestbox/internal/unlock"
 	"attestbox/internal/wire"
 )
 
@@ -34,6 +36,7 @@ type options struct {
 	fd            int
 	name          string
 	record        string
+	device        string
 	token         string
 	report        string
 	timeout       time.Duration
@@ -60,6 +63,7 @@ func fetch(ctx context.Context, env *applet.Env, args []string, open func() (pla
 	fs.IntVar(&o.fd, "fd", -1, "write the secret to descriptor `N`, which the caller opened")
 	fs.StringVar(&o.name, "name", "", "the named secret `NAME` instead of the disk key")
 	fs.StringVar(&o.record, "record", "", "also write the registered LUKS header record to `FILE` on tmpfs, for unlock-luks")
+	fs.StringVar(&o.device, "device", "", "of several header records and keys, as there are while the disk key is changed, take those of the disk `DEVICE` (as crypttab keyscript: its source)")
 	fs.StringVar(&o.token, "outcome", "", "keep what is needed to report the outcome in `FILE` on tmpfs; with -report: read it")
 	fs.StringVar(&o.report, "report", "", "report the `RESULT` of an earlier release, opened or failed, with its -outcome file, and wait for the acknowledgement")
 	fs.DurationVar(&o.timeout, "timeout", 0, "give up after `DURATION` (default: from -config, else 5m)")
@@ -113,7 +117,10 @@ func fetch(ctx context.Context, env *applet.Env, args []string, open func() (pla
 		return launchcfg.Exit(err)
 	}
 	defer rel.Close()
-	return o.deliver(rel, sink)
+	if o.device == "" && crypttab {
+		o.device = env.Getenv("CRYPTTAB_SOURCE")
+	}
+	return o.deliver(ctx, rel, sink)
 }
 
 // check refuses conflicts before any I/O.
@@ -129,7 +136,7 @@ func (o *options) check(fs *applet.FlagSet, crypttab bool) error {
 		return fs.Usage("-report takes opened or failed, not %q", o.report)
 	case o.report != "" && o.token == "":
 		return fs.Usage("-report needs the -outcome file of the release")
-	case o.report != "" && (o.record != "" || o.name != "" || o.fd >= 0 || o.out != "-"):
+	case o.report != "" && (o.record != "" || o.device != "" || o.name != "" || o.fd >= 0 || o.out != "-"):
 		return fs.Usage("-report goes with -outcome, -config, -server, -pin and -timeout only")
 	case o.name != "" && !wire.ValidSecretName(o.name):
 		return fs.Usage("%q is not the name of a secret", o.name)
@@ -138,7 +145,7 @@ func (o *options) check(fs *applet.FlagSet, crypttab bool) error {
 }
 
 // deliver writes everything or reports an error; the secret itself comes last.
-func (o *options) deliver(rel *client.Release, sink *applet.SecretSink) error {
+func (o *options) deliver(ctx context.Context, rel *client.Release, sink *applet.SecretSink) error {
 	key := rel.Payload.DiskKey
 	if o.name != "" {
 		key = nil
@@ -155,12 +162,28 @@ func (o *options) deliver(rel *client.Release, sink *applet.SecretSink) error {
 		}
 		return applet.Refused(code.LaunchRefused, fmt.Errorf("the verifier accepted this VM, yet its release has %s", what))
 	}
-	if o.record != "" {
-		if len(rel.Payload.Headers) != 1 {
-			return applet.WithHint(fmt.Errorf("the release has %d LUKS header records, want 1", len(rel.Payload.Headers)),
-				"a rotation of the disk key is open: init and -initramfs find the record that counts")
+	headers := rel.Payload.Headers
+	if o.name == "" && rel.Payload.PreviousDiskKey.Len() > 0 || o.record != "" && len(headers) > 1 {
+		if o.device == "" {
+			return applet.WithHint(fmt.Errorf("the release has %d LUKS header records", len(headers)),
+				"the disk key is being changed: name the disk with -device, so that record and key are those that it has")
 		}
-		js, err := json.Marshal(rel.Payload.Headers[0])
+		record, opens, err := unlock.Choose(ctx, o.device, headers, rel.Payload.DiskKey, rel.Payload.PreviousDiskKey)
+		if c, _ := code.Of(err); unlock.IsRefusal(err) {
+			return applet.Refused(c, err)
+		} else if err != nil {
+			return err
+		}
+		headers = []wire.HeaderRecord{*record}
+		if o.name == "" {
+			key = opens
+		}
+	}
+	if o.record != "" {
+		if len(headers) == 0 {
+			return errors.New("the release has no LUKS header record")
+		}
+		js, err := json.Marshal(headers[0])
 		if err != nil {
 			return err
 		}
@@ -171,7 +194,7 @@ func (o *options) deliver(rel *client.Release, sink *applet.SecretSink) error {
 		}
 	}
 	if o.token != "" {
-		if err := stockboot.SaveOutcome(o.token, rel, rel.Payload.Headers); err != nil {
+		if err := stockboot.SaveOutcome(o.token, rel, headers); err != nil {
 			return err
 		}
 	}

@@ -32,7 +32,7 @@ type keyOptions struct {
 var (
 	keyFlags    = []string{"version", "put", "kind", "list", "rotate", "alg", "delete", "watch", "run"}
 	memberFlags = []string{"domain", "store", "run-dir", "floor", "platform", "enclave-key"}
-	launchFlags = []string{"server", "pin", "config", "record", "outcome", "report", "initramfs", "serve-key-socket", "finish"}
+	launchFlags = []string{"server", "pin", "config", "record", "device", "outcome", "report", "initramfs", "serve-key-socket", "finish"}
 )
 
 func (k *keyOptions) register(fs *applet.FlagSet) {

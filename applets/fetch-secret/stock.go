@@ -39,7 +39,7 @@ func (s *stockOptions) check(o *options, fs *applet.FlagSet, given map[string]bo
 	case fs.NArg() > 0:
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
 	}
-	for _, name := range []string{"server", "pin", "policy-cert", "fd", "name", "record", "outcome", "report"} {
+	for _, name := range []string{"server", "pin", "policy-cert", "fd", "name", "record", "device", "outcome", "report"} {
 		if given[name] {
 			return fs.Usage("-%s does not go with -initramfs, which takes all from the measured configuration", name)
 		}
