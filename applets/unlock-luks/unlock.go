@@ -53,6 +53,12 @@ func run(ctx context.Context, env *applet.Env, args []string) error {
 		case "enroll":
 			sub.Name += " enroll"
 			return enroll(ctx, &sub, args[1:], sevguest.Open)
+		case "create":
+			sub.Name += " create"
+			return createVolume(ctx, &sub, args[1:])
+		case "open":
+			sub.Name += " open"
+			return openVolume(ctx, &sub, args[1:])
 		case "test":
 			sub.Name += " test"
 			return try(&sub, args[1:])
@@ -62,7 +68,7 @@ func run(ctx context.Context, env *applet.Env, args []string) error {
 }
 
 func open(ctx context.Context, env *applet.Env, args []string) error {
-	fs := env.Flags("-record FILE [-key-fd N] DEVICE NAME\n       unlock-luks check [-record FILE] FILE\n       unlock-luks record FILE\n       unlock-luks test -record FILE [-key-fd N] FILE\n       unlock-luks register|rotate|enroll ... (each takes -h)",
+	fs := env.Flags("-record FILE [-key-fd N] DEVICE NAME\n       unlock-luks check [-record FILE] FILE\n       unlock-luks record FILE\n       unlock-luks test -record FILE [-key-fd N] FILE\n       unlock-luks create|open -tag TAG [flags] DEVICE NAME\n       unlock-luks register|rotate|enroll ... (each takes -h)",
 		"unlock-luks -record /run/disk.json /dev/vda root < /run/disk.key")
 	recordFile := fs.String("record", "", "header record (JSON) as registered with the verifier")
 	fd := fs.Int("key-fd", 0, "descriptor from which the key is read to its end; 0 is stdin")

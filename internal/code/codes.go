@@ -64,6 +64,11 @@ const (
 	LUKSSuperblockTag   Code = "luks-superblock-tag"
 	LUKSSuperblockSize  Code = "luks-superblock-size"
 
+	VolumeExists     Code = "volume-exists"
+	VolumeDevice     Code = "volume-device"
+	VolumeUnknown    Code = "volume-unknown"
+	VolumeUnfinished Code = "volume-unfinished"
+
 	DMUnavailable Code = "dm-unavailable"
 	DMTable       Code = "dm-table"
 
@@ -266,6 +271,11 @@ var table = map[Code]string{
 	LUKSSuperblockFlags: "dm-integrity's superblock has flags that are not allowed",
 	LUKSSuperblockTag:   "dm-integrity's superblock names another size of tags or blocks than the record's integrity has",
 	LUKSSuperblockSize:  "dm-integrity's superblock names other sizes than the device gives",
+
+	VolumeExists:     "the store promises a volume of that name already",
+	VolumeDevice:     "the device for a new volume is not blank",
+	VolumeUnknown:    "the store has no volume of that name",
+	VolumeUnfinished: "the volume was promised and never finished",
 
 	DMUnavailable: "the kernel's device-mapper could not be used",
 	DMTable:       "the kernel's mapping is not the one that was asked for",

@@ -194,9 +194,10 @@ func TestIntegrity(t *testing.T) {
 	b := buildRaw(t, key, 4096) // another disk of the same key
 	short := a.copyOf(16 << 20)
 	cut := a.copyOf(a.Offset + 512)
+	fresh, empty := blank(t, 12<<20), blank(t, 12<<20)
 	other := secret.Random(32)
 	defer other.Zero()
-	m := startMachine(t, []string{a.path, b.path, short, cut}, integrityModules,
+	m := startMachine(t, []string{a.path, b.path, short, cut, fresh, empty}, integrityModules,
 		guesttest.File{Name: "key", Mode: 0o600, Data: bytes.Clone(key.Bytes())},
 		guesttest.File{Name: "other", Mode: 0o600, Data: bytes.Clone(other.Bytes())})
 	open := func(want string) {
@@ -229,7 +230,46 @@ func TestIntegrity(t *testing.T) {
 	attackSectors(t, m, a, b, open)
 	attackHeader(t, m, a, b, open)
 	attackSuperblock(t, m, a, open)
+	localVolumes(t, m, empty)
 	m.off()
+}
+
+// localVolumes makes and opens a volume of a cryptstore on /dev/vde; the disks
+// before it hold something else, and empty is another blank one, /dev/vdf.
+func localVolumes(t *testing.T, m *machine, empty string) {
+	const node = "/dev/mapper/db"
+	m.want("volume-unknown", "vopen", "/dev/vde", "db", "db")
+	m.want("volume-device", "vcreate", "/dev/vdb", "db", "db") // somebody's disk
+	m.want("volume-unknown", "vopen", "/dev/vdb", "db", "db")
+	if got := m.ask("vcreate", "/dev/vde", "db", "db", "cut"); !strings.Contains(got, "context canceled") {
+		t.Errorf("cut off: %s", got)
+	}
+	m.want("volume-unfinished", "vopen", "/dev/vde", "db", "db")
+	m.want("volume-device", "vcreate", "/dev/vdb", "db", "db")
+	m.want("ok", "vcreate", "/dev/vde", "db", "db")
+	if got := m.ask("readall", node); !strings.HasSuffix(got, " 0 bad") {
+		t.Errorf("a new volume: %s", got)
+	}
+	m.want("ok", "write", node, "4096", "4096", "V")
+	sum := m.ask("read", node, "4096", "4096")
+	if got := m.ask("vcreate", "/dev/vde", "again", "other"); !strings.Contains(got, "in use") {
+		t.Errorf("a volume on a disk in use: %s", got)
+	}
+	m.want("ok", "close", "db")
+	m.want("volume-exists", "vcreate", "/dev/vde", "db", "db")
+	m.want("volume-device", "vcreate", "/dev/vde", "db", "other")
+	// What the store promises is not on these: refused, and nothing is written.
+	m.want("luks-header-digest", "vopen", "/dev/vdb", "db", "db")
+	m.want("luks-header-digest", "vopen", "/dev/vdf", "db", "db")
+	m.want("volume-exists", "vcreate", "/dev/vdf", "db", "db")
+	if b, err := os.ReadFile(empty); err != nil || !bytes.Equal(b, make([]byte, len(b))) {
+		t.Errorf("an empty disk in place of a volume was written to (%v)", err)
+	}
+	m.want("ok", "vopen", "/dev/vde", "db", "db")
+	if got := m.ask("read", node, "4096", "4096"); got != sum {
+		t.Errorf("opened again: %s, want %s", got, sum)
+	}
+	m.want("ok", "close", "db")
 }
 
 const block = 4096

@@ -21,10 +21,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"attestbox/internal/code"
+	"attestbox/internal/cryptstore"
 	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/snpsim/qemu/guesttest/guestinit"
+	"attestbox/internal/store/onefile"
 	"attestbox/internal/unlock"
+	"attestbox/internal/volume"
 	"attestbox/internal/wire"
 )
 
@@ -37,6 +40,9 @@ func main() {
 	}
 	os.Setenv("DM_DISABLE_UDEV", "1")
 	os.Setenv("PATH", "/bin")
+	if volumes, err = newStore(); err != nil {
+		fmt.Println("CASE", err)
+	}
 	in := bufio.NewScanner(port)
 	in.Buffer(nil, 1<<20)
 	for in.Scan() {
@@ -52,8 +58,9 @@ func main() {
 }
 
 var (
-	opened = map[string]*unlock.Result{}
-	held   []*os.File
+	opened  = map[string]*unlock.Result{}
+	held    []*os.File
+	volumes *cryptstore.Store
 )
 
 func do(command string, a []string) string {
@@ -76,6 +83,20 @@ func do(command string, a []string) string {
 			return said(err)
 		}
 		res, err := unlock.Unlock(context.Background(), a[0], a[1], &rec, secret.Take(key))
+		opened[a[1]] = res
+		return said(err)
+	case "vcreate": // device, name, tag; with a fourth, cut off half way
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		res, err := volume.CreateOn(ctx, volumes, a[2], a[0], a[1], func(step string, done, total int64) {
+			if len(a) > 3 && step == "format" && done > total/2 {
+				cancel()
+			}
+		})
+		opened[a[1]] = res
+		return said(err)
+	case "vopen": // device, name, tag
+		res, err := volume.OpenOn(context.Background(), volumes, a[2], a[0], a[1])
 		opened[a[1]] = res
 		return said(err)
 	case "check":
@@ -149,6 +170,15 @@ func do(command string, a []string) string {
 	return "error: no such command"
 }
 
+// newStore is a sealed store for volumes, as lasting as the guest.
+func newStore() (*cryptstore.Store, error) {
+	raw, err := onefile.Open("/tmp/store")
+	if err != nil {
+		return nil, err
+	}
+	return cryptstore.Create(context.Background(), raw, "main", cryptstore.KeyFile{Key: secret.Random(32)}, cryptstore.Options{})
+}
+
 func number(s string) int64 {
 	n, _ := strconv.ParseInt(s, 10, 64)
 	return n
@@ -160,7 +190,7 @@ func said(err error) string {
 	switch {
 	case err == nil:
 		return "ok"
-	case ok && unlock.IsRefusal(err):
+	case ok && (unlock.IsRefusal(err) || strings.HasPrefix(string(c), "volume-")):
 		return string(c)
 	case errors.Is(err, unix.EIO), errors.Is(err, unix.EILSEQ):
 		return "EIO"
