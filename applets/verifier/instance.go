@@ -42,10 +42,10 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	verbs := map[string]func(context.Context, *applet.Env, *server.State, *instanceFlags) error{
 		"list": instanceList, "show": instanceShow, "allow": instanceAllow, "clear": instanceClear, "decommission": instanceDecommission,
 		"accept-rollback": instanceAcceptRollback,
-		"approve":         instanceApprove, "reject": instanceReject, "rotate": instanceRotate,
+		"approve":         instanceApprove, "reject": instanceReject, "rotate": instanceRotate, "disk": instanceDisk,
 	}
 	if len(args) == 0 || verbs[args[0]] == nil {
-		return applet.WithHint(applet.Usage("want list, show, allow, approve, reject, rotate, clear, accept-rollback or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
+		return applet.WithHint(applet.Usage("want list, show, allow, approve, reject, rotate, disk, clear, accept-rollback or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
 	}
 	verb := args[0]
 	var f instanceFlags
@@ -54,7 +54,7 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if !special {
 		operands = " ID"
 	}
-	fs := env.Flags("list|show|allow|approve|reject|rotate|clear|accept-rollback|decommission -state DIR -seal-key FILE [flags] [ID [DIGEST]]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+operands)
+	fs := env.Flags("list|show|allow|approve|reject|rotate|disk|clear|accept-rollback|decommission -state DIR -seal-key FILE [flags] [ID [DIGEST]]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+operands)
 	f.state.Register(fs)
 	switch verb {
 	case "list", "show":
@@ -63,6 +63,8 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 		f.launch.register(fs)
 		fs.BoolVar(&f.only, "only", false, "and forget the launch digests allowed before")
 		f.may.register(fs)
+	case "disk":
+		f.disk.register(fs)
 	case "accept-rollback":
 		fs.StringVar(&f.to, "to", "", "boot number of the restored disk, as its console names it; 0 for a new disk")
 	case "decommission":
@@ -91,6 +93,9 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 		if f.id, err = parseID(fs.Arg(0)); err != nil {
 			return fs.Usage("instance ID: %v", err)
 		}
+	}
+	if verb == "disk" && (f.disk.key == "" || len(f.disk.headers) == 0) {
+		return fs.Usage("-disk-key and -header are required")
 	}
 	if verb == "allow" {
 		f.may.given(fs)
@@ -128,6 +133,7 @@ type instanceFlags struct {
 	id                wire.Hex32
 	digest            string
 	may               mayFlags
+	disk              diskFlags
 	json, only, erase bool
 	to                string
 	number            uint64

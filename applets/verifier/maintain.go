@@ -9,6 +9,7 @@ import (
 
 	"attestbox/internal/applet"
 	"attestbox/internal/server"
+	"attestbox/internal/wire"
 )
 
 // mayFlags say what a running VM may change of its own record.
@@ -92,5 +93,44 @@ func instanceRotate(ctx context.Context, env *applet.Env, st *server.State, f *i
 		how = "bring its disk now, with: unlock-luks enroll -register -backup FILE DEVICE"
 	}
 	fmt.Fprintf(env.Stderr, "open: the running VM may %s\n", how)
+	return nil
+}
+
+// diskFlags name a disk's key and header.
+type diskFlags struct {
+	key     string
+	headers applet.Strings
+}
+
+func (f *diskFlags) register(fs *applet.FlagSet) {
+	fs.StringVar(&f.key, "disk-key", "", "`FILE` with the LUKS key; - is stdin")
+	fs.Var(&f.headers, "header", "`FILE` with the disk's header record, or the disk image or a copy of its LUKS2 header; may be repeated")
+}
+
+// instanceDisk replaces key and header of an instance: after a rotation on the
+// owner's machine (unlock-luks rotate -key), or for a new disk.
+func instanceDisk(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
+	sec := &server.Secrets{}
+	defer sec.Zero()
+	if err := readSecrets(env, sec, f.disk.key, nil); err != nil {
+		return err
+	}
+	var headers []wire.HeaderRecord
+	for _, h := range f.disk.headers {
+		rec, err := readHeader(env, h, sec.DiskKey)
+		if err != nil {
+			return err
+		}
+		headers = append(headers, *rec)
+	}
+	if err := refuseReleased(&f.state, env, sec); err != nil {
+		return err
+	}
+	if err := st.SetDisk(ctx, f.id, sec.DiskKey, headers); err != nil {
+		return err
+	}
+	for _, h := range headers {
+		fmt.Fprintf(env.Stderr, "LUKS header %s: %s, sectors of %d bytes, integrity %s\n", h.Digest, h.Cipher, h.SectorSize, h.Integrity)
+	}
 	return nil
 }

@@ -222,3 +222,35 @@ func (st *State) updateSecrets(ctx context.Context, id wire.Hex32, f func(*Secre
 	}
 	return nil, errBusy
 }
+
+// SetDisk gives an instance another disk key and other header records, by its
+// owner's word: after a rotation on the owner's machine, or for a new disk. It
+// ends what was open. A crash within leaves a disk that does not open until the
+// same call was made again.
+func (st *State) SetDisk(ctx context.Context, id wire.Hex32, key *secret.Bytes, headers []wire.HeaderRecord) error {
+	set := func(i *Instance) error {
+		i.Headers, i.HasDiskKey, i.Enrolling = headers, true, false
+		return i.check()
+	}
+	i, err := st.Instance(ctx, id)
+	if err != nil {
+		return err
+	}
+	if i.Decommissioned != 0 {
+		return ErrDecommissioned
+	}
+	if err := set(i); err != nil {
+		return err
+	}
+	s, err := st.updateSecrets(ctx, id, func(s *Secrets) error {
+		s.DiskKey.Zero()
+		s.PreviousDiskKey.Zero()
+		s.DiskKey = secret.Copy(key.Bytes())
+		return nil
+	})
+	s.Zero()
+	if err != nil {
+		return err
+	}
+	return st.update(ctx, id, set)
+}

@@ -697,3 +697,33 @@ func TestMaintainMalformed(t *testing.T) {
 		t.Errorf("changed: %+v, %q", after, r)
 	}
 }
+
+// The owner's word about a disk ends what was open, and a decommissioned
+// instance has none.
+func TestSetDisk(t *testing.T) {
+	w := newWorld(t, nil)
+	id := newID()
+	w.add(id, Takeover)
+	ctx := ctxFor(t)
+	s, err := w.state.OpenRotation(ctx, id, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Zero()
+	key, r := secret.Random(32), record()
+	if err := w.state.SetDisk(ctx, id, key, nil); err == nil {
+		t.Error("a disk key without a header record")
+	}
+	if err := w.state.SetDisk(ctx, id, key, []wire.HeaderRecord{r}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.up(w.guest(id, nil)); !got.DiskKey.Equal(key) || got.PreviousDiskKey.Len() != 0 || !slices.Equal(got.Headers, []wire.HeaderRecord{r}) {
+		t.Errorf("released %+v", got.Headers)
+	}
+	if err := w.state.Decommission(ctx, id, time.Now(), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.state.SetDisk(ctx, id, key, []wire.HeaderRecord{r}); !errors.Is(err, ErrDecommissioned) {
+		t.Error(err)
+	}
+}
