@@ -34,6 +34,9 @@ import (
 
 const sector = 512
 
+// stateFlags are those of a mapping's state that Check looks at.
+const stateFlags = unix.DM_READONLY_FLAG | unix.DM_SUSPEND_FLAG | unix.DM_ACTIVE_PRESENT_FLAG | unix.DM_INACTIVE_PRESENT_FLAG | unix.DM_INTERNAL_SUSPEND_FLAG | unix.DM_DEFERRED_REMOVE
+
 // Mapping is an active mapping that was compared with what was asked for.
 type Mapping struct {
 	Name string // of the mapping

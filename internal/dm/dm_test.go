@@ -92,7 +92,7 @@ func TestIntegrityTables(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		lower := integrityTable("x_dif", v, l, 254, 0)
+		lower := integrityTable("x_dif", v.UUID, l, 254, 0)
 		if got := lower.target.String(); got != tc.lower || lower.uuid != "CRYPT-INTEGRITY-0123456789abcdef0123456789abcdef-x_dif" || lower.status != fmt.Sprintf("0 %d -", l.Provided) {
 			t.Errorf("%+v\n%s, want\n%s", lower, got, tc.lower)
 		}

@@ -33,8 +33,9 @@ func CheckCryptsetup(name string, f *os.File, record *wire.HeaderRecord) (*Mappi
 	if err != nil {
 		return nil, fmt.Errorf("mapping %q: %w", name, err)
 	}
+	var under *Mapping
 	if record.Integrity != luks.IntegrityNone {
-		if b, err = b.integrity(name+"_dif", record); err != nil {
+		if under, b, err = b.integrity(name+"_dif", record, size); err != nil {
 			return nil, code.Wrap(code.DMTable, fmt.Errorf("mapping %q: %w", name+"_dif", err))
 		}
 	}
@@ -42,7 +43,7 @@ func CheckCryptsetup(name string, f *os.File, record *wire.HeaderRecord) (*Mappi
 	if err != nil {
 		return nil, fmt.Errorf("mapping %q: %w", name, err)
 	}
-	m := &Mapping{Name: name, Node: filepath.Join("/dev/mapper", name), want: want}
+	m := &Mapping{Name: name, Node: filepath.Join("/dev/mapper", name), want: want, under: under}
 	if err := m.Check(); err != nil {
 		return nil, err
 	}

@@ -14,7 +14,7 @@ import (
 
 // integrityTable is dm-integrity's table with every parameter that it has, as
 // the kernel reports it; the mode is J, data and tags through the journal.
-func integrityTable(name string, v *luks.Volume, l *luks.Layout, major, minor uint32) table {
+func integrityTable(name, uuid string, l *luks.Layout, major, minor uint32) table {
 	options := []string{
 		fmt.Sprintf("journal_sectors:%d", l.JournalSectors()),
 		fmt.Sprintf("interleave_sectors:%d", l.Run()/sector),
@@ -23,13 +23,13 @@ func integrityTable(name string, v *luks.Volume, l *luks.Layout, major, minor ui
 		"commit_time:10000",
 		"fix_padding",
 	}
-	if v.SectorSize != sector {
-		options = append([]string{fmt.Sprintf("block_size:%d", v.SectorSize)}, options...)
+	if l.SectorSize != sector {
+		options = append([]string{fmt.Sprintf("block_size:%d", l.SectorSize)}, options...)
 	}
 	return table{
-		uuid: "CRYPT-INTEGRITY-" + strings.ReplaceAll(v.UUID, "-", "") + "-" + name,
+		uuid: "CRYPT-INTEGRITY-" + strings.ReplaceAll(uuid, "-", "") + "-" + name,
 		target: target{0, uint64(l.Provided), "integrity", fmt.Sprintf("%d:%d %d %d J %d %s",
-			major, minor, v.Offset/sector, v.Suite.TagBytes, len(options), strings.Join(options, " "))},
+			major, minor, l.Offset/sector, l.Suite.TagBytes, len(options), strings.Join(options, " "))},
 		// No mismatch, as much data as the layout provides, no recalculation.
 		status: fmt.Sprintf("0 %d -", l.Provided),
 	}
@@ -59,7 +59,7 @@ func openIntegrity(name string, f *os.File, v *luks.Volume) (*Mapping, error) {
 	if err := l.CheckSuperblock(super); err != nil {
 		return nil, err
 	}
-	m := &Mapping{Name: name, Node: filepath.Join("/dev/mapper", name), want: integrityTable(name, v, l, major, minor)}
+	m := &Mapping{Name: name, Node: filepath.Join("/dev/mapper", name), want: integrityTable(name, v.UUID, l, major, minor)}
 	if err := m.load(); err != nil {
 		return nil, err
 	}

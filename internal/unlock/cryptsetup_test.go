@@ -100,6 +100,9 @@ func TestCryptsetupInGuest(t *testing.T) {
 	for i, r := range []*raw{a, b} {
 		dev := "/dev/vd" + string(rune('a'+i))
 		cryptsetup("open", "--key-file", "/key", dev, "theirs")
+		m.want("ok", "foreign", dev, "theirs", r.record)
+		m.want("dm-table", "foreign", dev, "theirs", []*raw{b, a}[i].record)
+		m.want("dm-table", "foreign", "/dev/vd"+string(rune('b'-i)), "theirs", r.record)
 		all := m.ask("readall", "/dev/mapper/theirs")
 		if !strings.HasPrefix(all, fmt.Sprintf("%d bytes", r.Provided*512)) || !strings.HasSuffix(all, " 0 bad") {
 			t.Errorf("sectors of %d: cryptsetup reads %s", r.SectorSize, all)
@@ -133,6 +136,7 @@ func TestCryptsetupInGuest(t *testing.T) {
 		m.want("ok", "check", "ours")
 		m.want("ok", "close", "ours")
 		cryptsetup("open", "--key-file", "/key", dev, "theirs")
+		m.want("ok", "foreign", dev, "theirs", record)
 		if got := m.ask("read", "/dev/mapper/theirs", "1048576", "8192"); got != sum {
 			t.Errorf("%s, sectors of %d: cryptsetup reads %s where we wrote %s", f.integrity, f.sector, got, sum)
 		}

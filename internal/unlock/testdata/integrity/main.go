@@ -22,6 +22,7 @@ import (
 
 	"attestbox/internal/code"
 	"attestbox/internal/cryptstore"
+	"attestbox/internal/dm"
 	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/snpsim/qemu/guesttest/guestinit"
@@ -98,6 +99,18 @@ func do(command string, a []string) string {
 	case "vopen": // device, name, tag
 		res, err := volume.OpenOn(context.Background(), volumes, a[2], a[0], a[1])
 		opened[a[1]] = res
+		return said(err)
+	case "foreign": // device, name, record: a mapping of cryptsetup's making
+		var rec wire.HeaderRecord
+		if err := json.Unmarshal([]byte(a[2]), &rec); err != nil {
+			return said(err)
+		}
+		f, err := os.Open(a[0])
+		if err != nil {
+			return said(err)
+		}
+		defer f.Close()
+		_, err = dm.CheckCryptsetup(a[1], f, &rec)
 		return said(err)
 	case "check":
 		return said(opened[a[0]].Mapping.Check())
