@@ -200,7 +200,7 @@ func check(env *applet.Env, args []string) error {
 	if !ok {
 		return applet.Refused(first.Code, fmt.Errorf("header of %q breaks a rule", fs.Arg(0)))
 	}
-	return nil
+	return checkSuperblock(env, fs.Arg(0), header)
 }
 
 func record(env *applet.Env, args []string) error {
