@@ -72,6 +72,10 @@ const (
 	DMUnavailable Code = "dm-unavailable"
 	DMTable       Code = "dm-table"
 
+	VerityRecord    Code = "verity-record"
+	VerityRootHash  Code = "verity-root-hash"
+	VerityTruncated Code = "verity-truncated"
+
 	// attestd
 	AttestdBusy       Code = "attestd-busy"
 	AttestdCaller     Code = "attestd-caller"
@@ -279,6 +283,10 @@ var table = map[Code]string{
 
 	DMUnavailable: "the kernel's device-mapper could not be used",
 	DMTable:       "the kernel's mapping is not the one that was asked for",
+
+	VerityRecord:    "the description of a verity root is malformed",
+	VerityRootHash:  "the read-only root is not the one that the image was measured with",
+	VerityTruncated: "the device of the read-only root ends before its data and hash tree",
 
 	BootCounter:   "the boot counter in the volume is malformed or could not be written",
 	BootInstance:  "the volume belongs to another instance",

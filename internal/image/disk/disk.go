@@ -46,6 +46,8 @@ type Options struct {
 	Epoch      time.Time // no time in the file system is later; zero: the newest in the source
 	Instance   *[32]byte // written into the volume, for init to compare; may be nil
 	TempDir    string    // where a tarball is unpacked; must be tmpfs; empty: /dev/shm
+	Salt       *[32]byte // of a verity root; nil: derived from the UUID
+	readOnly   bool      // a file system that is never written
 	// Progress is called now and then from one goroutine; may be nil.
 	Progress func(step string, done, total int64)
 }

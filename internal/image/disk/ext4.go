@@ -19,6 +19,11 @@ import (
 const features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg," +
 	"sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 
+// readOnlyFeatures are those of a file system that is never written: no journal
+// to replay and nothing to grow into.
+const readOnlyFeatures = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg," +
+	"sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+
 // tool finds a program of e2fsprogs, which lies in folders that a user's PATH lacks.
 func tool(name string) (string, error) {
 	if p, err := exec.LookPath(name); err == nil {
@@ -65,13 +70,20 @@ func makeFS(ctx context.Context, f *os.File, size int64, o *Options) error {
 	if epoch.Unix() <= 0 {
 		epoch = time.Unix(1, 0) // 0 means "now" to e2fsprogs
 	}
+	if o.UUID == "" {
+		o.UUID = src.uuid(size, epoch)
+	}
 	if err := src.addInstance(o, epoch); err != nil {
 		return err
 	}
 	o.Progress("file system", 0, size)
-	_, err = run(ctx, f, epoch, nil, mke2fs, "-q", "-F", "-t", "ext4", "-b", strconv.Itoa(blockSize), "-I", "256", "-m", "1",
-		"-N", strconv.FormatInt(max(size/16384, int64(2*len(src.entries)+1024)), 10), // mke2fs's default, more for many small files
-		"-O", features, "-U", derivedUUID(o.UUID, "ext4"),
+	// mke2fs's default number of inodes, more for many small files.
+	inodes, reserved, features := max(size/16384, int64(2*len(src.entries)+1024)), "1", features
+	if o.readOnly {
+		inodes, reserved, features = int64(len(src.entries)+64), "0", readOnlyFeatures
+	}
+	_, err = run(ctx, f, epoch, nil, mke2fs, "-q", "-F", "-t", "ext4", "-b", strconv.Itoa(blockSize), "-I", "256", "-m", reserved,
+		"-N", strconv.FormatInt(inodes, 10), "-O", features, "-U", derivedUUID(o.UUID, "ext4"),
 		"-E", "hash_seed="+derivedUUID(o.UUID, "ext4 hash seed")+",lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0",
 		"-d", src.dir, fdPath, strconv.FormatInt(size/blockSize, 10))
 	if err != nil {
