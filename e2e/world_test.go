@@ -192,21 +192,32 @@ func (w *world) disk(t *testing.T, name, rootfs string) {
 
 func (w *world) image(t *testing.T, name, cmdline string) {
 	t.Helper()
+	w.build(t, name, cmdline, nil)
+}
+
+// build makes an image; state is the configuration's, and extra are further
+// flags of mkimage build.
+func (w *world) build(t *testing.T, name, cmdline string, state map[string]any, extra ...string) {
+	t.Helper()
 	_, port, _ := strings.Cut(w.address, ":")
-	config, err := json.Marshal(map[string]any{
+	settings := map[string]any{
 		"mode": "switch-root", "servers": []string{"tcp://10.0.2.2:" + port, "vsock://2:8451"}, "pins": []string{w.pin},
 		"network": map[string]string{"method": "dhcp"},
 		"root":    map[string]string{"device": "/dev/vda", "name": "root", "fstype": "ext4"},
 		"timeout": "3m",
-	})
+	}
+	if state != nil {
+		settings["state"] = state
+	}
+	config, err := json.Marshal(settings)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.write(t, w.path("init.json"), config)
 	w.write(t, w.path("motd"), []byte("attestbox e2e image\n"))
-	w.mkimage(t, "build", "-kernel", w.kernel, "-modules-dir", w.modules, "-guest", filepath.Join(w.bin, "attestbox-guest"),
-		"-sim-device", filepath.Join(w.bin, "snp-sim-device"), "-config", w.path("init.json"), "-file", "/etc/motd="+w.path("motd"),
-		"-compress", "none", "-product", "Milan", "-append", cmdline, "-out", w.path("image-"+name))
+	w.mkimage(t, append([]string{"build", "-kernel", w.kernel, "-modules-dir", w.modules, "-guest", filepath.Join(w.bin, "attestbox-guest"),
+		"-sim-device", filepath.Join(w.bin, "snp-sim-device"), "-config", w.path("init.json"), "-file", "/etc/motd=" + w.path("motd"),
+		"-compress", "none", "-product", "Milan", "-append", cmdline, "-out", w.path("image-" + name)}, extra...)...)
 	w.images[name] = w.path("image-" + name)
 }
 

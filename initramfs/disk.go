@@ -15,6 +15,7 @@ import (
 	"attestbox/internal/code"
 	"attestbox/internal/luks"
 	"attestbox/internal/secret"
+	"attestbox/internal/verity"
 	"attestbox/internal/wire"
 )
 
@@ -23,13 +24,16 @@ const deviceWait = 30 * time.Second
 
 // Unlocked is an opened disk.
 type Unlocked struct {
-	Node         string // the mapped device, a block device node
-	HeaderDigest [32]byte
+	Node         string   // the mapped device, a block device node
+	HeaderDigest [32]byte // of LUKS2; zeros for a verity root
 }
 
 // UnlockFunc opens the LUKS2 device as mapping name, if its header is the one
 // of the record. It wipes whatever it made of key, and leaves key itself.
 type UnlockFunc func(ctx context.Context, device, name string, record *wire.HeaderRecord, key *secret.Bytes) (*Unlocked, error)
+
+// VerityFunc maps a read-only device as the record says, or refuses it.
+type VerityFunc func(ctx context.Context, device, name string, record *verity.Record) (*Unlocked, error)
 
 // waitDevice waits for a block device node; devtmpfs makes it.
 func (in *Init) waitDevice(ctx context.Context, device string) error {
@@ -53,6 +57,13 @@ func (in *Init) waitDevice(ctx context.Context, device string) error {
 	}
 }
 
+func (in *Init) wait(ctx context.Context, device string) error {
+	if in.deps.waitDevice != nil {
+		return in.deps.waitDevice(ctx, device)
+	}
+	return in.waitDevice(ctx, device)
+}
+
 // unlock opens a disk with the released key. The verifier may deliver several
 // header records, and two keys, while a key is being rotated: the record whose
 // digest is the disk's is the one that counts, and the older key is tried for
@@ -62,11 +73,7 @@ func (in *Init) unlock(ctx context.Context, device, name string, p *wire.Payload
 	if p.DiskKey.Len() == 0 || len(p.Headers) == 0 {
 		return nil, code.Wrap(code.BootRelease, fmt.Errorf("the release holds no key or no header record for %s", device))
 	}
-	wait := in.waitDevice
-	if in.deps.waitDevice != nil {
-		wait = in.deps.waitDevice
-	}
-	if err := wait(ctx, device); err != nil {
+	if err := in.wait(ctx, device); err != nil {
 		return nil, err
 	}
 	var last error

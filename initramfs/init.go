@@ -50,6 +50,7 @@ type deps struct {
 	Open       func() (platform.Platform, error)
 	Launch     func(ctx context.Context, in *Init, p platform.Platform) (*release, error)
 	Unlock     UnlockFunc
+	Verity     VerityFunc
 	sameDevice func(node, target string) error
 	empty      func(dir string) error
 	chown      func(file string, uid, gid int) error
@@ -63,6 +64,7 @@ func realDeps() deps {
 		Open:       sevguest.Open,
 		Launch:     launch,
 		Unlock:     unlockDisk,
+		Verity:     openVerity,
 		sameDevice: sameDevice,
 		empty:      emptyInitramfs,
 		chown:      os.Chown,

@@ -54,6 +54,11 @@ func (in *Init) mountState(ctx context.Context) error {
 	} else if err := in.mountTmpfs(s); err != nil {
 		return err
 	}
+	return in.stateOwner(s, s.Path)
+}
+
+// stateOwner gives the folder of the mounted state to its user.
+func (in *Init) stateOwner(s *config.State, target string) error {
 	uid, gid, err := s.IDs()
 	if err != nil {
 		return code.Wrap(code.ConfigBad, err)
@@ -61,7 +66,7 @@ func (in *Init) mountState(ctx context.Context) error {
 	if uid == 0 && gid == 0 {
 		return nil
 	}
-	return code.Wrap(code.BootMount, in.deps.chown(in.path(s.Path), int(uid), int(gid)))
+	return code.Wrap(code.BootMount, in.deps.chown(in.path(target), int(uid), int(gid)))
 }
 
 func (in *Init) mountTmpfs(s *config.State) error {

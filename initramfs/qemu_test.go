@@ -157,8 +157,8 @@ func moduleFiles(t *testing.T, names []string) []guesttest.File {
 	return guesttest.Modules(t, paths...)
 }
 
-// rootDisk makes an encrypted root and the verifier's file for it.
-func rootDisk(t *testing.T, f fakeVerifier, change func(src string)) (string, guesttest.File) {
+// rootSource is the files of a small real system.
+func rootSource(t *testing.T) string {
 	t.Helper()
 	testenv.Tool(t, "mke2fs", "e2fsprogs")
 	src := t.TempDir()
@@ -175,14 +175,28 @@ func rootDisk(t *testing.T, f fakeVerifier, change func(src string)) (string, gu
 	if err := os.Symlink("/usr/bin/system", filepath.Join(src, "sbin/init")); err != nil {
 		t.Fatal(err)
 	}
+	return src
+}
+
+// rootDisk makes an encrypted root and the verifier's file for it.
+func rootDisk(t *testing.T, f fakeVerifier, change func(src string)) (string, guesttest.File) {
+	t.Helper()
+	src := rootSource(t)
 	if change != nil {
 		change(src)
 	}
+	return encrypted(t, f, disk.Options{From: src, Size: 24 << 20})
+}
+
+// encrypted makes a disk and the verifier's file for it.
+func encrypted(t *testing.T, f fakeVerifier, o disk.Options) (string, guesttest.File) {
+	t.Helper()
 	key := secret.Random(32)
 	defer key.Zero()
 	f.Key = append([]byte(nil), key.Bytes()...)
 	img := filepath.Join(t.TempDir(), "disk.img")
-	res, err := disk.Build(t.Context(), key, disk.Options{From: src, Out: img, Size: 24 << 20, Integrity: luks.IntegrityHMAC})
+	o.Out, o.Integrity = img, luks.IntegrityHMAC
+	res, err := disk.Build(t.Context(), key, o)
 	if err != nil {
 		t.Fatal(err)
 	}

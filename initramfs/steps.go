@@ -135,7 +135,11 @@ func (in *Init) count(target, fstype string) error {
 // bootRoot opens the root disk, reports that, and switches to it.
 func (in *Init) bootRoot(ctx context.Context) error {
 	r := in.cfg.Root
-	if err := in.openDisk(ctx, r.Device, r.Name, sysroot, r.FSType, r.Options); err != nil {
+	if r.Verity != nil {
+		if err := in.openVerityRoot(ctx); err != nil {
+			return err
+		}
+	} else if err := in.openDisk(ctx, r.Device, r.Name, sysroot, r.FSType, r.Options); err != nil {
 		return err
 	}
 	if err := in.checkRoot(r.Init); err != nil {

@@ -48,6 +48,7 @@ func runBuild(_ context.Context, env *applet.Env, args []string) error {
 	fs.StringVar(&set.Guest, "guest", "", "static guest binary, bin/attestbox-guest")
 	fs.Var(nameList{&set.Applets}, "applets", "`NAMES` of the guest's applets that get a symlink (default "+strings.Join(image.DefaultApplets, ",")+")")
 	fs.StringVar(&set.Config, "config", "", "configuration of init, `FILE` init.json")
+	fs.StringVar(&set.Verity, "verity", "", "write this record of mkimage disk -verity, a `FILE`, into the configuration's root")
 	fs.Var((*applet.Strings)(&set.Certificates), "cert", "certificate `FILE` for /etc/attestbox/certs; may be repeated")
 	fs.Var(&files, "file", "a further file or folder, `DST=SRC[:MODE]`; may be repeated")
 	fs.StringVar(&set.Append, "append", "", "kernel command line; the required parameters are added to it")

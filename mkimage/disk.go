@@ -26,7 +26,8 @@ import (
 const diskKeySize = 32
 
 func runDisk(ctx context.Context, env *applet.Env, args []string) error {
-	fs := env.Flags("{-from DIR|TARBALL | -empty} -size 64M -out disk.img (-key FILE|- | -key-out FILE) [flags]",
+	fs := env.Flags("{-from DIR|TARBALL | -empty} -size 64M -out disk.img (-key FILE|- | -key-out FILE) [flags]\n"+
+		"       mkimage disk -verity -from DIR|TARBALL -size 64M -out root.img -record root.json [flags]",
 		"mkimage disk -from rootfs -size 64M -out disk.img -key-out /dev/shm/disk.key -record disk.json")
 	var o disk.Options
 	fs.StringVar(&o.From, "from", "", "folder or tarball (.tar, .tar.gz, .tar.zst) with the root file system")
@@ -38,7 +39,7 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 	fs.IntVar(&o.SectorSize, "sector-size", luks.DefaultSectorSize, "encryption sector: 512 or 4096 bytes")
 	fs.StringVar(&o.Integrity, "integrity", luks.IntegrityHMAC, "authenticate every sector: "+luks.IntegrityHMAC)
 	bare := fs.Bool("no-integrity", false, "bare XTS: the host can change what the guest reads; named in the record")
-	fs.StringVar(&o.UUID, "uuid", "", "UUID of the LUKS2 header (default random)")
+	fs.StringVar(&o.UUID, "uuid", "", "UUID of the LUKS2 header or of the hash tree (default random; with -verity from the source)")
 	fs.StringVar(&o.Label, "label", "", "label of the LUKS2 header")
 	header := fs.String("header-size", "1M", "offset of the data: room for headers and keyslots")
 	record := fs.String("record", "", "write the header record (JSON), which the verifier registers, to this file; - is stdout")
@@ -46,6 +47,8 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 	instance := fs.String("instance", "", "write this instance `ID` into the volume: init opens it for no other")
 	fs.StringVar(&o.TempDir, "tmp", "/dev/shm", "tmpfs folder in which a tarball is unpacked")
 	force := fs.Bool("force", false, "replace an existing image")
+	readOnly := fs.Bool("verity", false, "a read-only root in clear with its hash tree; -record writes what init.json needs to know of it")
+	salt := fs.String("salt", "", "32 bytes in hex, `SALT` of the hash tree (default derived from the UUID)")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -57,6 +60,12 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 		return fs.Usage("one of -from and -empty is required")
 	case o.Out == "" || *size == "":
 		return fs.Usage("-size and -out are required")
+	case *readOnly:
+		if err := checkVerityFlags(fs, &o, *record, *salt); err != nil {
+			return err
+		}
+	case *salt != "":
+		return fs.Usage("-salt belongs to -verity")
 	case (*keyIn == "") == (*keyOut == ""):
 		return fs.Usage("one of -key and -key-out is required")
 	}
@@ -85,13 +94,15 @@ func runDisk(ctx context.Context, env *applet.Env, args []string) error {
 	if st, err := os.Stat(o.Out); err == nil && (!*force || !st.Mode().IsRegular()) {
 		return applet.WithHint(fmt.Errorf("%q exists", o.Out), "remove it, name another file, or replace a file with -force")
 	}
-
+	o.Progress = progressTo(env)
+	if *readOnly {
+		return buildVerity(ctx, env, o, *record)
+	}
 	key, err := diskKey(env, *keyIn, *keyOut)
 	if err != nil {
 		return err
 	}
 	defer key.Zero()
-	o.Progress = progressTo(env)
 	res, err := disk.Build(ctx, key, o)
 	if err != nil {
 		if *keyOut != "" {

@@ -14,6 +14,7 @@ import (
 	"attestbox/internal/luks"
 	"attestbox/internal/secret"
 	"attestbox/internal/testenv"
+	"attestbox/internal/verity"
 	"attestbox/internal/wire"
 )
 
@@ -163,6 +164,48 @@ func TestParseSize(t *testing.T) {
 		got, err := parseSize(in)
 		if got != want || (err == nil) != (want != 0) {
 			t.Errorf("%q: %d, %v", in, got, err)
+		}
+	}
+}
+
+// A verity root needs no key, and its record tells all that init has to know.
+func TestVerityDisk(t *testing.T) {
+	dir, src := diskSource(t)
+	img, record := filepath.Join(dir, "root.img"), filepath.Join(dir, "root.json")
+	out, errs, exit := callDisk(nil, map[string]string{"SOURCE_DATE_EPOCH": "1600000000"},
+		"-verity", "-from", src, "-size", "8M", "-out", img, "-record", record, "-salt", strings.Repeat("ab", 32))
+	if exit != 0 || out != "" || !strings.Contains(errs, "root hash") {
+		t.Fatalf("exit %d\n%s%s", exit, out, errs)
+	}
+	text, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := verity.Parse(text)
+	if err != nil || rec.Salt.String() != strings.Repeat("ab", 32) {
+		t.Fatalf("%+v, %v", rec, err)
+	}
+	f, err := os.Open(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := rec.CheckDevice(f, 8<<20); err != nil {
+		t.Error(err)
+	}
+	if out, _, exit := callDisk(nil, nil, "-verity", "-from", src, "-size", "8M", "-out", img, "-record", "-", "-force"); exit != 0 || !strings.Contains(out, "root_hash") {
+		t.Errorf("exit %d, %q", exit, out)
+	}
+	for name, args := range map[string][]string{
+		"no record":             {"-verity", "-from", src, "-size", "8M", "-out", img + "2"},
+		"a key":                 {"-verity", "-from", src, "-size", "8M", "-out", img + "2", "-record", "-", "-key-out", "/dev/shm/none"},
+		"an instance":           {"-verity", "-from", src, "-size", "8M", "-out", img + "2", "-record", "-", "-instance", strings.Repeat("ab", 32)},
+		"short salt":            {"-verity", "-from", src, "-size", "8M", "-out", img + "2", "-record", "-", "-salt", "abab"},
+		"salt without -verity":  {"-from", src, "-size", "16M", "-out", img + "2", "-key", "-", "-salt", strings.Repeat("ab", 32)},
+		"integrity with verity": {"-verity", "-from", src, "-size", "8M", "-out", img + "2", "-record", "-", "-integrity", "hmac-sha256"},
+	} {
+		if _, errs, exit := callDisk(nil, nil, args...); exit != 2 {
+			t.Errorf("%s: exit %d, %s", name, exit, errs)
 		}
 	}
 }

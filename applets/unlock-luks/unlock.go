@@ -62,13 +62,16 @@ func run(ctx context.Context, env *applet.Env, args []string) error {
 		case "test":
 			sub.Name += " test"
 			return try(&sub, args[1:])
+		case "verity":
+			sub.Name += " verity"
+			return openVerity(ctx, &sub, args[1:])
 		}
 	}
 	return open(ctx, env, args)
 }
 
 func open(ctx context.Context, env *applet.Env, args []string) error {
-	fs := env.Flags("-record FILE [-key-fd N] DEVICE NAME\n       unlock-luks check [-record FILE] FILE\n       unlock-luks record FILE\n       unlock-luks test -record FILE [-key-fd N] FILE\n       unlock-luks create|open -tag TAG [flags] DEVICE NAME\n       unlock-luks register|rotate|enroll ... (each takes -h)",
+	fs := env.Flags("-record FILE [-key-fd N] DEVICE NAME\n       unlock-luks check [-record FILE] FILE\n       unlock-luks record FILE\n       unlock-luks verity -record FILE DEVICE NAME\n       unlock-luks test -record FILE [-key-fd N] FILE\n       unlock-luks create|open -tag TAG [flags] DEVICE NAME\n       unlock-luks register|rotate|enroll ... (each takes -h)",
 		"unlock-luks -record /run/disk.json /dev/vda root < /run/disk.key")
 	recordFile := fs.String("record", "", "header record (JSON) as registered with the verifier")
 	fd := fs.Int("key-fd", 0, "descriptor from which the key is read to its end; 0 is stdin")

@@ -172,8 +172,8 @@ func (n *Network) check() error {
 }
 
 func (c *Config) checkSwitchRoot() error {
-	if len(c.Programs) > 0 || c.State != nil {
-		return fmt.Errorf("programs and state belong to mode %q", Run)
+	if len(c.Programs) > 0 {
+		return fmt.Errorf("programs belong to mode %q", Run)
 	}
 	if c.Root == nil {
 		return fmt.Errorf("root: needed in mode %q", SwitchRoot)
@@ -184,7 +184,33 @@ func (c *Config) checkSwitchRoot() error {
 	if !cleanPath(c.Root.Init) {
 		return fmt.Errorf("root: init %.80q is not a clean absolute path", c.Root.Init)
 	}
+	if c.Root.Verity != nil {
+		return c.checkVerity()
+	}
+	if c.State != nil {
+		return fmt.Errorf("state belongs to mode %q, or beside a root with verity", Run)
+	}
 	return nil
+}
+
+func (c *Config) checkVerity() error {
+	if err := c.Root.Verity.Check(); err != nil {
+		return fmt.Errorf("root: verity: %w", err)
+	}
+	if slices.Contains(c.Root.Options, "rw") {
+		return errors.New(`root: options: a root with verity is never mounted "rw"`)
+	}
+	s := c.State
+	if s == nil {
+		return nil
+	}
+	if s.Type != StateDisk {
+		return fmt.Errorf("state: beside a root with verity it is of type %q", StateDisk)
+	}
+	if s.Device == c.Root.Device || s.Name == c.Root.Name {
+		return errors.New("state: device and name must not be those of the root")
+	}
+	return s.check()
 }
 
 func (c *Config) checkRun() error {

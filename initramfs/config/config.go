@@ -16,6 +16,7 @@ import (
 
 	"attestbox/internal/code"
 	"attestbox/internal/strictjson"
+	"attestbox/internal/verity"
 	"attestbox/internal/wire"
 )
 
@@ -69,7 +70,8 @@ type Config struct {
 	Root *Root `json:"root,omitempty"`
 	// Programs are started in order, in Run mode only.
 	Programs []Program `json:"programs,omitempty"`
-	// State is where programs keep data, in Run mode only.
+	// State is where programs keep data in Run mode. In SwitchRoot mode it is an
+	// encrypted disk beside a verity root.
 	State *State `json:"state,omitempty"`
 }
 
@@ -96,6 +98,9 @@ type Root struct {
 	FSType  string   `json:"fstype"`            // see FSTypes
 	Options []string `json:"options,omitempty"` // mount options; nothing is implied
 	Init    string   `json:"init,omitempty"`    // default DefaultRootInit
+	// Verity makes it a read-only root in clear that is checked with every read;
+	// without it the root is a LUKS2 disk.
+	Verity *verity.Record `json:"verity,omitempty"`
 }
 
 // State types.
@@ -104,7 +109,7 @@ const (
 	StateDisk  = "disk"
 )
 
-// State is a writable place in Run mode.
+// State is a writable place.
 type State struct {
 	Type    string   `json:"type"`             // StateTmpfs or StateDisk
 	Path    string   `json:"path,omitempty"`   // where it is mounted; default DefaultStateDir

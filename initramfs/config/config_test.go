@@ -19,6 +19,12 @@ const run = `{"mode":"run","servers":["vsock://2:8451"],"pins":["` + pin + `"],"
  "state":{"type":"disk","device":"/dev/vdb","name":"state","fstype":"ext4","options":["noatime"]},
  "programs":[{"name":"db","argv":["/bin/db","-x"],"user":"100:100","restart":"always","required":true,"secrets":["db.key"]}]}`
 
+const hash = "8c1f0000000000000000000000000000000000000000000000000000000000ab"
+
+const verityRoot = `{"mode":"switch-root","servers":["vsock://2:8451"],"pins":["` + pin + `"],"network":{"method":"none"},
+ "root":{"device":"/dev/vda","name":"root","fstype":"ext4","verity":{"root_hash":"` + hash + `","salt":"` + hash + `","data_blocks":1000,"hash_offset":4096000}},
+ "state":{"type":"disk","device":"/dev/vdb","name":"var","fstype":"ext4","path":"/var"}}`
+
 func TestParse(t *testing.T) {
 	c, err := Parse([]byte(switchRoot))
 	if err != nil {
@@ -26,6 +32,10 @@ func TestParse(t *testing.T) {
 	}
 	if c.Timeout != Duration(DefaultTimeout) || c.Root.Init != DefaultRootInit || c.OnFailure.Reboot || c.MinTime != DefaultMinTime {
 		t.Errorf("defaults not filled in: %+v", c)
+	}
+	c, err = Parse([]byte(verityRoot))
+	if err != nil || c.Root.Verity.DataBlocks != 1000 || c.State.Path != "/var" || c.State.Owner != "root" {
+		t.Fatalf("%+v, %v", c, err)
 	}
 	c, err = Parse([]byte(run))
 	if err != nil {
@@ -123,6 +133,17 @@ func TestRefused(t *testing.T) {
 		{"state over proc", run, `"type":"disk"`, `"type":"disk","path":"/proc/x"`, "path"},
 		{"state owner", run, `"type":"disk"`, `"type":"disk","owner":"me"`, "owner"},
 		{"state type", run, `"type":"disk"`, `"type":"nfs"`, "type"},
+		{"state beside a LUKS root", switchRoot, `"mode"`, `"state":{"type":"tmpfs"},"mode"`, "state"},
+		{"verity without root hash", verityRoot, `"root_hash":"` + hash + `",`, ``, "root_hash"},
+		{"verity without data", verityRoot, `"data_blocks":1000,`, ``, "data_blocks"},
+		{"verity with the tree in the data", verityRoot, `4096000`, `4091904`, "hash_offset"},
+		{"verity of another algorithm", verityRoot, `"data_blocks"`, `"algorithm":"sha1","data_blocks"`, "algorithm"},
+		{"verity mounted for writing", verityRoot, `"fstype":"ext4","verity"`, `"fstype":"ext4","options":["rw"],"verity"`, "rw"},
+		{"state in memory beside verity", verityRoot, `{"type":"disk","device":"/dev/vdb","name":"var","fstype":"ext4","path":"/var"}`, `{"type":"tmpfs"}`, "type"},
+		{"state on the root's device", verityRoot, `/dev/vdb`, `/dev/vda`, "device and name"},
+		{"state under the root's name", verityRoot, `"name":"var"`, `"name":"root"`, "device and name"},
+		{"state over programs", verityRoot, `"path":"/var"`, `"path":"/usr/local"`, "path"},
+		{"verity in run", run, `"mode"`, `"root":{"device":"/dev/vda"},"mode"`, "root"},
 		{"state size on disk", run, `"type":"disk"`, `"type":"disk","size":"1M"`, "size"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -148,6 +169,7 @@ func TestRefused(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(switchRoot))
+	f.Add([]byte(verityRoot))
 	f.Add([]byte(run))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := Parse(data)

@@ -52,6 +52,16 @@ type table struct {
 	uuid   string
 	target target
 	status string // empty: not compared
+
+	readOnly bool
+}
+
+// flags are the mapping's for good.
+func (t *table) flags() uint32 {
+	if t.readOnly {
+		return unix.DM_READONLY_FLAG
+	}
+	return 0
 }
 
 // ValidName accepts 1 to 64 characters of a-z, A-Z, 0-9 and "._+-", beginning
@@ -181,7 +191,7 @@ func (m *Mapping) load() error {
 		}
 		return code.Wrap(code.DMUnavailable, err)
 	}
-	err := loadTable(m.Name, m.want.target)
+	err := loadTable(m.Name, m.want.target, m.want.flags())
 	if err == nil {
 		err = devmapper.Resume(m.Name)
 	}
@@ -192,10 +202,10 @@ func (m *Mapping) load() error {
 }
 
 // Check compares the kernel's mapping with what was asked for: name, dm UUID,
-// one live table, writable, not suspended, no second table waiting, and in the
-// table cipher, key description, backing device, offset, length and sector
-// size; then the same of dm-integrity below it, and its status. It may be
-// repeated, after mounting say.
+// one live table, writable or read-only as asked, not suspended, no second
+// table waiting, and in the table cipher, key description, backing device,
+// offset, length and sector size; then the same of dm-integrity below it, and
+// its status. It may be repeated, after mounting say.
 func (m *Mapping) Check() error {
 	if m.under != nil {
 		if err := m.under.Check(); err != nil {
@@ -215,8 +225,8 @@ func (m *Mapping) Check() error {
 		return bad("name", info.Name, m.Name)
 	case info.UUID != m.want.uuid:
 		return bad("UUID", info.UUID, m.want.uuid)
-	case info.Flags&state != unix.DM_ACTIVE_PRESENT_FLAG:
-		return bad("state", fmt.Sprintf("%#x", info.Flags&state), fmt.Sprintf("%#x", unix.DM_ACTIVE_PRESENT_FLAG))
+	case info.Flags&state != unix.DM_ACTIVE_PRESENT_FLAG|m.want.flags():
+		return bad("state", fmt.Sprintf("%#x", info.Flags&state), fmt.Sprintf("%#x", unix.DM_ACTIVE_PRESENT_FLAG|m.want.flags()))
 	case m.Dev != 0 && info.DevNo != m.Dev:
 		return bad("device", info.DevNo, m.Dev)
 	}

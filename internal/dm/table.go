@@ -50,12 +50,13 @@ func ask(name string, flags uint32) ([]target, error) {
 }
 
 // loadTable gives a mapping its next table of one target.
-func loadTable(name string, t target) error {
+func loadTable(name string, t target, flags uint32) error {
 	const spec = unix.SizeofDmTargetSpec
 	// The parameters end with a zero and are padded to 8 bytes.
 	buf := make([]byte, unix.SizeofDmIoctl+spec+(len(t.params)+8)&^7)
 	hdr := header(buf, name)
 	hdr.Target_count = 1
+	hdr.Flags = flags
 	s := buf[unix.SizeofDmIoctl:]
 	binary.NativeEndian.PutUint64(s[0:], t.start)
 	binary.NativeEndian.PutUint64(s[8:], t.length)

@@ -233,10 +233,15 @@ func (b *builder) addConfig() error {
 	if err := refuseKey(b.m.Config, data); err != nil {
 		return err
 	}
+	b.input("config", b.m.Config, config.Path, data)
+	if b.m.Verity != "" {
+		if data, err = b.addVerity(data); err != nil {
+			return err
+		}
+	}
 	if b.cfg, err = config.Parse(data); err != nil {
 		return fmt.Errorf("configuration %q: %w", b.m.Config, err)
 	}
-	b.input("config", b.m.Config, config.Path, data)
 	given := len(data)
 	if data, err = withMinTime(data, b.opt.SourceDateEpoch); err != nil {
 		return fmt.Errorf("configuration %q: %w", b.m.Config, err)
@@ -335,6 +340,9 @@ func (b *builder) hardware(tree *Modules, mods []Module) {
 func (b *builder) fileSystems() (out []string) {
 	if b.cfg.Root != nil {
 		out = append(out, b.cfg.Root.FSType)
+		if b.cfg.Root.Verity != nil {
+			out = append(out, "dm-verity")
+		}
 	}
 	if b.cfg.State != nil && b.cfg.State.FSType != "" {
 		out = append(out, b.cfg.State.FSType)

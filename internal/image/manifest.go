@@ -19,6 +19,7 @@ type Manifest struct {
 	Guest        string   `json:"guest"`                  // static guest binary, becomes /bin/attestbox
 	Applets      []string `json:"applets,omitempty"`      // symlinks in /bin; absent = DefaultApplets
 	Config       string   `json:"config"`                 // becomes /etc/attestbox/init.json
+	Verity       string   `json:"verity,omitempty"`       // record of mkimage disk -verity, becomes root.verity of the configuration
 	Certificates []string `json:"certificates,omitempty"` // to /etc/attestbox/certs
 	Files        []File   `json:"files,omitempty"`        // further files and folders
 	Append       string   `json:"append,omitempty"`       // kernel command line, without the required parameters
@@ -58,7 +59,7 @@ func ParseManifest(data []byte, dir string) (*Manifest, error) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
-	for _, p := range []*string{&m.Kernel, &m.ModulesDir, &m.Guest, &m.Config, &m.SimDevice, &m.Busybox, &m.Firmware} {
+	for _, p := range []*string{&m.Kernel, &m.ModulesDir, &m.Guest, &m.Config, &m.Verity, &m.SimDevice, &m.Busybox, &m.Firmware} {
 		rel(p)
 	}
 	for i := range m.Certificates {
@@ -150,7 +151,7 @@ func (m *Manifest) Override(o *Manifest) {
 	for _, p := range []struct{ to, from *string }{
 		{&m.Kernel, &o.Kernel}, {&m.ModulesDir, &o.ModulesDir}, {&m.Guest, &o.Guest}, {&m.Config, &o.Config},
 		{&m.Append, &o.Append}, {&m.Compress, &o.Compress}, {&m.SimDevice, &o.SimDevice}, {&m.Busybox, &o.Busybox},
-		{&m.Firmware, &o.Firmware}, {&m.VCPUType, &o.VCPUType}, {&m.Product, &o.Product}, {&m.VMM, &o.VMM},
+		{&m.Firmware, &o.Firmware}, {&m.Verity, &o.Verity}, {&m.VCPUType, &o.VCPUType}, {&m.Product, &o.Product}, {&m.VMM, &o.VMM},
 	} {
 		if *p.from != "" {
 			*p.to = *p.from

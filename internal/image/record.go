@@ -50,7 +50,7 @@ type Tool struct {
 
 // Input is one file that was read.
 type Input struct {
-	Role   string `json:"role"`           // kernel, module, guest, config, certificate, file, sim-device, busybox, firmware
+	Role   string `json:"role"`           // kernel, module, guest, config, verity, certificate, file, sim-device, busybox, firmware
 	Name   string `json:"name"`           // the file's base name
 	Path   string `json:"path,omitempty"` // in the image
 	Size   int64  `json:"size"`           // bytes

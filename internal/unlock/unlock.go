@@ -73,5 +73,5 @@ func limits() luks.Limits {
 // was registered: nothing that a retry changes.
 func IsRefusal(err error) bool {
 	c, ok := code.Of(err)
-	return ok && c != code.LUKSRead && (strings.HasPrefix(string(c), "luks-") || c == code.DMTable)
+	return ok && c != code.LUKSRead && (strings.HasPrefix(string(c), "luks-") || strings.HasPrefix(string(c), "verity-") || c == code.DMTable)
 }

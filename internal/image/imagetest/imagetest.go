@@ -84,6 +84,8 @@ var modules = map[string]string{
 	"drivers/md/dm-crypt":                   "dm-mod",
 	"drivers/md/dm-integrity":               "dm-mod,dm-bufio",
 	"drivers/md/dm-bufio":                   "dm-mod",
+	"drivers/md/dm-verity":                  "reed_solomon,dm-mod,dm-bufio",
+	"lib/reed_solomon/reed_solomon":         "",
 	"crypto/authenc":                        "",
 	"crypto/xts":                            "",
 	"crypto/ecb":                            "",
