@@ -21,7 +21,7 @@ func TestVerityRootWithState(t *testing.T) {
 	root, record := w.path("verity.img"), w.path("verity.json")
 	w.mkimage(t, "disk", "-verity", "-from", rootfs, "-size", "8M", "-out", root, "-record", record)
 	w.mkimage(t, "disk", "-empty", "-size", "32M", "-out", w.path("var.img"), "-key-out", w.keyFile("var"), "-record", w.path("var.json"))
-	w.build(t, "verity", "console=ttyS0 loglevel=4",
+	w.build(t, "verity", "console=ttyS0 loglevel=4 no_timer_check",
 		map[string]any{"type": "disk", "device": "/dev/vdb", "name": "var", "fstype": "ext4", "path": "/var", "options": []string{"nosuid", "nodev"}}, "-verity", record)
 	b := w.from(t, "verity", w.instance(t, "verity", "var"), "var")
 	b.inPlace = root

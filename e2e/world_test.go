@@ -108,7 +108,7 @@ func (w *world) setUp(t *testing.T) {
 	w.disk(t, "b", rootfs)
 	w.write(t, filepath.Join(rootfs, "etc", "demo-hold"), nil)
 	w.disk(t, "hold", rootfs)
-	w.image(t, "tcp", "console=ttyS0 loglevel=4")
+	w.image(t, "tcp", "console=ttyS0 loglevel=4 no_timer_check")
 }
 
 func (w *world) path(elem ...string) string {

@@ -22,7 +22,7 @@ import (
 	"attestbox/internal/testenv"
 )
 
-const cmdline = "console=ttyS0 quiet init_on_free=1 sysctl.kernel.sysrq=0 panic=1 noresume"
+const cmdline = "console=ttyS0 quiet init_on_free=1 sysctl.kernel.sysrq=0 panic=1 noresume " + guesttest.NoTimerCheck
 
 const testPin = "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 

@@ -124,7 +124,7 @@ func TestInGuest(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	args := []string{"-M", "q35", "-accel", "tcg", "-cpu", "EPYC-Milan,-cx16", "-m", "512", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio",
-		"-kernel", kernel, "-initrd", guestInitramfs(t, modules, key, res), "-append", "console=ttyS0 panic=-1 quiet"}
+		"-kernel", kernel, "-initrd", guestInitramfs(t, modules, key, res), "-append", "console=ttyS0 panic=-1 quiet no_timer_check"}
 	for _, n := range []string{"a", "b", "c"} {
 		args = append(args, "-drive", "if=virtio,format=raw,file="+img(n))
 	}

@@ -16,7 +16,11 @@ import (
 )
 
 // CommandLine lets a guest say everything on its console and end on a panic.
-const CommandLine = "console=ttyS0 panic=1 quiet loglevel=4"
+const CommandLine = "console=ttyS0 panic=1 quiet loglevel=4 " + NoTimerCheck
+
+// NoTimerCheck: on a busy machine an emulated CPU does not see the ticks that
+// the kernel counts at its start, and it panics.
+const NoTimerCheck = "no_timer_check"
 
 // Kernel is the kernel image of ATTESTBOX_KERNEL; the test is skipped without.
 func Kernel(t testing.TB) []byte {
