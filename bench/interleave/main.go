@@ -7,6 +7,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,7 +32,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) < 3 || len(args)%2 != 1 {
-		return fmt.Errorf("want ROUNDS NAME COMMAND ...")
+		return errors.New("want ROUNDS, then pairs of NAME and COMMAND")
 	}
 	rounds, err := strconv.Atoi(args[0])
 	if err != nil || rounds < 1 {

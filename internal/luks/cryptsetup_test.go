@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	oracle "github.com/anatol/luks.go"
 
@@ -184,61 +183,5 @@ func TestOpensCryptsetups(t *testing.T) {
 			}
 			sameAsOracle(t, img, key, v)
 		})
-	}
-}
-
-// BenchmarkAgainstCryptsetup opens the same headers in turn: ours in this
-// process and, as a process of its own each time, cryptsetup.
-func BenchmarkAgainstCryptsetup(b *testing.B) {
-	prog := testenv.Tool(b, "cryptsetup", "cryptsetup-bin")
-	key := testKey(b)
-	dir := b.TempDir()
-	kf, img := filepath.Join(dir, "key"), filepath.Join(dir, "disk")
-	if err := os.WriteFile(kf, key.Bytes(), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	for name, args := range map[string][]string{
-		"pbkdf2-1000":    {"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"},
-		"argon2id-64MiB": {"--pbkdf", "argon2id", "--pbkdf-force-iterations", "4", "--pbkdf-memory", "65536", "--pbkdf-parallel", "2"},
-	} {
-		if err := os.WriteFile(img, make([]byte, 20<<20), 0o600); err != nil {
-			b.Fatal(err)
-		}
-		format := append(append([]string{"luksFormat", "-q", "--type", "luks2", "--cipher", Cipher, "--key-size", "512", "--hash", "sha256"}, args...), img, kf)
-		if out, err := exec.Command(prog, format...).CombinedOutput(); err != nil {
-			b.Fatalf("%v\n%s", err, out)
-		}
-		f, err := os.Open(img)
-		if err != nil {
-			b.Fatal(err)
-		}
-		header, err := ReadHeader(f)
-		if err != nil {
-			b.Fatal(err)
-		}
-		record, err := RecordOf(header)
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Run(name, func(b *testing.B) {
-			var ours, theirs time.Duration
-			for b.Loop() {
-				start := time.Now()
-				v, err := Open(f, record, key)
-				if err != nil {
-					b.Fatal(err)
-				}
-				v.Close()
-				ours += time.Since(start)
-				start = time.Now()
-				if err := exec.Command(prog, "open", "--test-passphrase", "--key-file", kf, img).Run(); err != nil {
-					b.Fatal(err)
-				}
-				theirs += time.Since(start)
-			}
-			b.ReportMetric(ours.Seconds()*1000/float64(b.N), "ours-ms/op")
-			b.ReportMetric(theirs.Seconds()*1000/float64(b.N), "cryptsetup-ms/op")
-		})
-		f.Close()
 	}
 }
