@@ -12,6 +12,7 @@ import (
 
 	"attestbox/internal/code"
 	"attestbox/internal/secret"
+	"attestbox/internal/testenv"
 	"attestbox/internal/wire"
 )
 
@@ -72,8 +73,8 @@ func union(lists ...[]wire.HeaderRecord) (out []wire.HeaderRecord) {
 	return out
 }
 
-// sectors are the points at which a test cuts n sectors of writes: all around
-// the beginnings of writes, and a sample between.
+// cuts are the points at which a test cuts n sectors of writes: around the edges
+// of each write and in its middle; every fifth sector in the long tests.
 func cuts(d *disk) (out []int) {
 	at, seen := 0, map[int]bool{}
 	add := func(n int) {
@@ -90,6 +91,11 @@ func cuts(d *disk) (out []int) {
 		at += n
 	}
 	add(at)
+	if testenv.Long() {
+		for n := 0; n <= d.wrote; n += 5 {
+			add(n)
+		}
+	}
 	return out
 }
 
