@@ -5,14 +5,21 @@ import (
 	"context"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"attestbox/internal/snpsim/qemu"
 )
+
+// keys are what a person in front of the machine would try.
+var keys = []string{"\n", "\x03", "\x1a", "\x04", "\x1b", "\x1c"}
 
 // runUntil runs snp-sim until its console shows until, or, if that is empty,
 // until the guest powered itself off, which it must. It returns the console.
+// All the way keys are pressed, and SysRq-b by a BREAK on the line.
 func runUntil(t *testing.T, cmd *exec.Cmd, until string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
@@ -20,6 +27,12 @@ func runUntil(t *testing.T, cmd *exec.Cmd, until string) string {
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
 	defer stop()
 	cmd.WaitDelay = 10 * time.Second
+	qmpPath := filepath.Join(t.TempDir(), "qmp")
+	cmd.Args = append(cmd.Args, "-stdin", "-qmp", qmpPath)
+	typed, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -31,6 +44,8 @@ func runUntil(t *testing.T, cmd *exec.Cmd, until string) string {
 	}
 	var console strings.Builder
 	reached := false
+	var qmp *qemu.QMP
+	pressed := 0
 	for buf := make([]byte, 8192); ; {
 		n, err := stdout.Read(buf)
 		console.Write(bytes.ReplaceAll(buf[:n], []byte("\r"), nil))
@@ -38,12 +53,25 @@ func runUntil(t *testing.T, cmd *exec.Cmd, until string) string {
 			reached = true
 			cmd.Process.Signal(syscall.SIGTERM)
 		}
+		if qmp == nil {
+			qmp, _ = qemu.DialQMP(ctx, qmpPath)
+		}
+		// The machine may be gone by now.
+		io.WriteString(typed, keys[pressed%len(keys)])
+		if pressed++; pressed%16 == 0 && qmp != nil && qmp.SendBreak(ctx) == nil {
+			io.WriteString(typed, "b")
+		}
 		if err != nil {
 			if err != io.EOF {
 				t.Error(err)
 			}
 			break
 		}
+	}
+	if qmp == nil {
+		t.Error("no BREAK could be sent")
+	} else {
+		qmp.Close()
 	}
 	err = cmd.Wait()
 	t.Logf("console:\n%s", console.String())

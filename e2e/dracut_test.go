@@ -249,9 +249,8 @@ func TestDracutAttacks(t *testing.T) {
 		console, _ := s.boot(t, w, dracutHost{qemu: injected(), cmdline: strings.ReplaceAll(dracutCmdline, "systemd.import_credentials=no ", "")})
 		refused(t, console, "boot-parameter")
 	})
-	t.Run("the header is gone before it is used", func(t *testing.T) {
-		// The data of another disk under the right header: fsck or the mount
-		// fails, and what the initramfs calls emergency powers off.
+	t.Run("no file system under the right header", func(t *testing.T) {
+		// fsck or the mount fails, and what systemd then calls emergency powers off.
 		img, err := os.ReadFile(w.path(s.name + ".img"))
 		if err != nil {
 			t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 
 	"attestbox/initramfs/config"
 	"attestbox/internal/code"
+	"attestbox/internal/wire"
 )
 
 // What init's steps offer to a distribution's own initramfs.
@@ -46,4 +47,10 @@ func SameDevice(node, target string) error {
 // Random waits until the kernel's generator is seeded.
 func Random(ctx context.Context) error {
 	return code.Wrap(code.BootRandom, within(ctx, linux{}.Random))
+}
+
+// WriteSecrets leaves the named secrets of a release to the real system, as
+// init does.
+func WriteSecrets(p *wire.Payload) error {
+	return code.Wrap(code.BootRelease, stock(io.Discard).writeSecrets(p))
 }

@@ -42,8 +42,8 @@ var refusedParams = map[string]string{
 	"sysrq_always_enabled": "the host can send SysRq over the serial line",
 }
 
-// maxCmdline is COMMAND_LINE_SIZE of x86 less the NUL.
-const maxCmdline = 2047
+// maxCmdline is COMMAND_LINE_SIZE of x86 less the NUL and what OVMF adds.
+const maxCmdline = 2047 - len("initrd=initrd ")
 
 // Cmdline adds the required parameters that appended lacks behind it, and
 // refuses a command line that contradicts them, that takes the image's init
@@ -81,7 +81,7 @@ func Cmdline(appended string) (string, error) {
 	}
 	line := strings.Join(words, " ")
 	if len(line) > maxCmdline {
-		return refuse(fmt.Errorf("it has %d bytes, the kernel takes %d", len(line), maxCmdline))
+		return refuse(fmt.Errorf("it has %d bytes, the kernel takes %d beside what OVMF adds", len(line), maxCmdline))
 	}
 	if _, err := config.CheckCommandLine(line); err != nil {
 		return refuse(err)

@@ -44,6 +44,7 @@ type host interface {
 	WaitDevice(ctx context.Context, device string) error
 	Learn(w io.Writer, t int64, policy uint64) error
 	Header(ctx context.Context, device string, record *wire.HeaderRecord, key *secret.Bytes) ([]byte, error)
+	Secrets(p *wire.Payload) error
 	CheckMapping(name, device string, record *wire.HeaderRecord) error
 	SameDevice(node, target string) error
 	Counter(root string, b bootcount.Boot) (uint64, error)
@@ -157,6 +158,9 @@ func (b *Boot) take(ctx context.Context, rel *client.Release) (*secret.Bytes, er
 	if err = SaveOutcome(filepath.Join(b.Dir, outcomeFile), rel, []wire.HeaderRecord{*record}); err != nil {
 		return nil, err
 	}
+	if err = h.Secrets(rel.Payload); err != nil {
+		return nil, err
+	}
 	b.say("disk: %s has the registered header %.16s", root.Device, record.Digest)
 	return key, nil
 }
@@ -240,6 +244,7 @@ func (machine) WaitDevice(ctx context.Context, d string) error { return initramf
 func (machine) Learn(w io.Writer, t int64, policy uint64) error {
 	return initramfs.Learn(w, t, policy)
 }
+func (machine) Secrets(p *wire.Payload) error { return initramfs.WriteSecrets(p) }
 func (machine) Header(ctx context.Context, device string, r *wire.HeaderRecord, key *secret.Bytes) ([]byte, error) {
 	return unlock.Header(ctx, device, r, key)
 }

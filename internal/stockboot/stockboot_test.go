@@ -42,6 +42,7 @@ type fakeHost struct {
 	mapping error
 	mounted error
 	counter error
+	secrets []string
 	asked   []string // network, mapping
 }
 
@@ -62,6 +63,12 @@ func (h *fakeHost) Learn(io.Writer, int64, uint64) error     { return nil }
 func (h *fakeHost) CheckMapping(n, d string, r *wire.HeaderRecord) error {
 	h.asked = append(h.asked, n+" "+r.UUID)
 	return h.mapping
+}
+func (h *fakeHost) Secrets(p *wire.Payload) error {
+	for _, s := range p.Secrets {
+		h.secrets = append(h.secrets, s.Name)
+	}
+	return nil
 }
 func (h *fakeHost) Counter(root string, b bootcount.Boot) (uint64, error) {
 	h.asked = append(h.asked, fmt.Sprintf("%s %d after %d", root, b.Number, b.Committed))
@@ -111,7 +118,7 @@ func newWorld(t *testing.T) *world {
 	}
 	if err := w.state.AddInstance(ctx, &server.Instance{ID: w.id, Created: time.Now().Unix(), OnSecond: "takeover",
 		Measurements: []server.Measurement{{Digest: appraise.Hex48{2}.String(), Source: "test"}}, Headers: []wire.HeaderRecord{*w.disk.Record}},
-		&server.Secrets{DiskKey: key}); err != nil {
+		&server.Secrets{DiskKey: key, Named: []wire.NamedSecret{{Name: "db.password", Value: secret.Copy([]byte("x"))}}}); err != nil {
 		t.Fatal(err)
 	}
 	appraiser, err := server.NewSNPAppraiser(ctx, w.state, func() (*appraise.Roots, error) { return appraise.NewRoots() }, nil)
@@ -193,6 +200,9 @@ func TestFetchAndFinish(t *testing.T) {
 		if b, _ := os.ReadFile(filepath.Join(w.boot.Dir, f)); bytes.Contains(b, w.key) {
 			t.Errorf("the key lies in %s", f)
 		}
+	}
+	if len(w.host.secrets) != 1 || w.host.secrets[0] != "db.password" {
+		t.Errorf("secrets for the real system: %q", w.host.secrets)
 	}
 	if err := w.boot.Finish(within(t, time.Minute), "/sysroot"); err != nil {
 		t.Fatal(err)
