@@ -22,7 +22,7 @@ var keys = []string{"\n", "\x03", "\x1a", "\x04", "\x1b", "\x1c"}
 // All the way keys are pressed, and SysRq-b by a BREAK on the line.
 func runUntil(t *testing.T, cmd *exec.Cmd, until string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
 	defer stop()

@@ -128,7 +128,7 @@ func (s *dracutSystem) boot(t *testing.T, w *world, h dracutHost) (console, id s
 		t.Fatal(err)
 	}
 	args := []string{"snp-sim", "run", "-chip", w.path("chip"), "-kernel", s.kernel, "-initrd", s.initrd, "-append", cmdline, "-host-data", id,
-		"-vcpu-type", "EPYC-Milan", "-memory", "1G", "-net", "user", "-timeout", "9m", "-qemu", qemu}
+		"-vcpu-type", "EPYC-Milan", "-memory", "1G", "-net", "user", "-timeout", "14m", "-qemu", qemu}
 	disks := h.disks
 	if len(disks) == 0 || disks[0] != "" {
 		disks = append([]string{disk}, disks...)
@@ -250,7 +250,7 @@ func TestDracutAttacks(t *testing.T) {
 		refused(t, console, "boot-parameter")
 	})
 	t.Run("no file system under the right header", func(t *testing.T) {
-		// fsck or the mount fails, and what systemd then calls emergency powers off.
+		// udev waits for one for ever, and the root's target for ten minutes.
 		img, err := os.ReadFile(w.path(s.name + ".img"))
 		if err != nil {
 			t.Fatal(err)
