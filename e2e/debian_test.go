@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -103,10 +104,11 @@ func (s *stock) build(t *testing.T, w *world) (kernel, initrd string) {
 }
 
 // register makes an instance of this kernel, initramfs and command line.
-func (s *stock) register(t *testing.T, w *world, initrd, cmdline string) string {
+func (s *stock) register(t *testing.T, w *world, initrd, cmdline string, flags ...string) string {
 	t.Helper()
-	out := w.attestbox(t, append([]string{"verifier", "add-instance", "-id", "new", "-kernel", s.kernel, "-initrd", initrd, "-append", cmdline,
-		"-disk-key", w.keyFile(s.disk), "-header", w.path(s.disk + ".json")}, w.seal...)...)
+	args := []string{"verifier", "add-instance", "-id", "new", "-kernel", s.kernel, "-initrd", initrd, "-append", cmdline,
+		"-disk-key", w.keyFile(s.disk), "-header", w.path(s.disk + ".json")}
+	out := w.attestbox(t, append(append(args, w.seal...), flags...)...)
 	lines := strings.Fields(out)
 	return lines[len(lines)-1]
 }
@@ -116,16 +118,18 @@ func (s *stock) register(t *testing.T, w *world, initrd, cmdline string) string 
 type stockRun struct {
 	initrd, cmdline, id string
 	disks               []string
+	limit               time.Duration // default 7 minutes
 	seen                func(line string, typed io.Writer, q *qemu.QMP) (done bool)
 }
 
 func (s *stock) boot(t *testing.T, w *world, r stockRun) (console string, ended error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	limit := max(r.limit, 7*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit+time.Minute)
 	defer cancel()
 	qmp := filepath.Join(t.TempDir(), "qmp")
 	args := []string{"snp-sim", "run", "-chip", w.path("chip"), "-kernel", s.kernel, "-initrd", r.initrd, "-append", r.cmdline, "-host-data", r.id,
-		"-vcpu-type", "EPYC-Milan", "-memory", "768M", "-net", "user", "-timeout", "7m", "-qmp", qmp, "-stdin"}
+		"-vcpu-type", "EPYC-Milan", "-memory", "768M", "-net", "user", "-timeout", limit.String(), "-qmp", qmp, "-stdin"}
 	for _, d := range r.disks {
 		args = append(args, "-disk", d)
 	}
@@ -148,7 +152,8 @@ func (s *stock) boot(t *testing.T, w *world, r stockRun) (console string, ended 
 	var text strings.Builder
 	var q *qemu.QMP
 	stopped := false
-	lines(stdout, func(line string) {
+	for sc := bufio.NewScanner(stdout); sc.Scan(); {
+		line := strings.TrimRight(sc.Text(), "\r")
 		text.WriteString(line + "\n")
 		if q == nil {
 			if q, err = qemu.DialQMP(ctx, qmp); err != nil {
@@ -159,7 +164,7 @@ func (s *stock) boot(t *testing.T, w *world, r stockRun) (console string, ended 
 			stopped = true
 			cancel()
 		}
-	})
+	}
 	if q != nil {
 		q.Close()
 	}
@@ -171,35 +176,8 @@ func (s *stock) boot(t *testing.T, w *world, r stockRun) (console string, ended 
 	return text.String(), err
 }
 
-// lines calls f for each line, and for a prompt that no line end follows.
-func lines(r io.Reader, f func(string)) {
-	buf := make([]byte, 4096)
-	var line []byte
-	for {
-		n, err := r.Read(buf)
-		for _, b := range buf[:n] {
-			if b == '\n' {
-				f(strings.TrimRight(string(line), "\r"))
-				line = line[:0]
-			} else {
-				line = append(line, b)
-			}
-		}
-		if len(line) > 0 && bytes.HasSuffix(line, []byte("login: ")) {
-			f(string(line))
-			line = line[:0]
-		}
-		if err != nil {
-			if len(line) > 0 {
-				f(string(line))
-			}
-			return
-		}
-	}
-}
-
 // shells are what a console shows that gives one, or asks for something.
-var shells = []string{"(initramfs)", "BusyBox", "~ #", "sh-5", "Please unlock disk", "Enter passphrase", "Give root password", "Press Enter for maintenance"}
+var shells = []string{"(initramfs)", "BusyBox", "sh-5", "Please unlock disk", "Enter passphrase", "Give root password", "Press Enter for maintenance"}
 
 func noShell(t *testing.T, console string) {
 	t.Helper()
@@ -216,20 +194,22 @@ func bootsUp(t *testing.T, suite string) {
 	w := theWorld(t)
 	s := w.debian(t, suite)
 	id := s.register(t, w, s.initrd, s.cmdline)
-	disk := filepath.Join(t.TempDir(), "disk.img")
-	w.run(t, "cp", "--sparse=always", w.path(s.disk+".img"), disk)
+	disk := w.copyOf(t, s.disk)
 	key := 0
 	console, err := s.boot(t, w, stockRun{initrd: s.initrd, cmdline: s.cmdline, id: id, disks: append([]string{disk}, s.decoys(t, w)...),
 		seen: func(line string, typed io.Writer, q *qemu.QMP) bool {
 			// What a person in front of the machine would try, all the way to the prompt.
 			io.WriteString(typed, []string{"\n", "\x03", "\x1a", "\x04", "\x1b", "\x1c"}[key%6])
+			if strings.Contains(line, loginIssue) {
+				io.WriteString(typed, "\n") // the prompt becomes a whole line
+			}
 			if key++; key%8 == 0 {
 				if err := q.SendBreak(t.Context()); err != nil {
 					t.Error(err)
 				}
 				io.WriteString(typed, "b")
 			}
-			return strings.HasSuffix(line, "login: ")
+			return strings.Contains(line, "attestbox-test login: ")
 		}})
 	if err != nil {
 		t.Error(err)
@@ -247,6 +227,9 @@ func bootsUp(t *testing.T, suite string) {
 		t.Errorf("the verifier does not have it up:\n%s", show)
 	}
 }
+
+// loginIssue is the line above the login prompt on the serial console.
+const loginIssue = "attestbox-test ttyS0"
 
 func TestDebianBoots(t *testing.T) { bootsUp(t, "bookworm") }
 

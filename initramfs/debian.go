@@ -45,16 +45,18 @@ type debian struct {
 
 // debianChecks are what tests replace.
 type debianChecks struct {
-	openDisk func(device string) (*os.File, error)
-	mapping  func(name string, disk *os.File, record *wire.HeaderRecord) (dev uint64, err error)
-	mounted  func(root string, dev uint64) error
-	tmpfs    func(dir string) error
-	peer     func(c *net.UnixConn) error
+	openDisk   func(device string) (*os.File, error)
+	superblock func(disk *os.File, record *wire.HeaderRecord) error
+	mapping    func(name string, disk *os.File, record *wire.HeaderRecord) (dev uint64, err error)
+	mounted    func(root string, dev uint64) error
+	tmpfs      func(dir string) error
+	peer       func(c *net.UnixConn) error
 }
 
 func newDebian(in *Init) *debian {
 	return &debian{Init: in, checks: debianChecks{
-		openDisk: func(device string) (*os.File, error) { return os.Open(device) },
+		openDisk:   func(device string) (*os.File, error) { return os.Open(device) },
+		superblock: dm.CheckSuperblock,
 		mapping: func(name string, disk *os.File, record *wire.HeaderRecord) (uint64, error) {
 			m, err := dm.CheckCryptsetup(name, disk, record)
 			if err != nil {
@@ -207,6 +209,9 @@ func (d *debian) validateHeader(ctx context.Context) (err error) {
 		}
 	}()
 	header, err := d.chooseRecord(p)
+	if err == nil {
+		err = d.checks.superblock(d.disk, d.record)
+	}
 	if err != nil {
 		return fmt.Errorf("opening %s: %w", d.entry.Device, err)
 	}

@@ -6,9 +6,8 @@ set -euo pipefail
 cd "$root"
 export ATTESTBOX_CI=1
 long=${1:-}
-fuzztime=${FUZZTIME:-1s}
-[ "$long" = long ] && fuzztime=${FUZZTIME:-10m}
-[ "$long" = long ] && export ATTESTBOX_LONG=1
+fuzztime=${FUZZTIME:-1s} limit=14m
+[ "$long" = long ] && fuzztime=${FUZZTIME:-10m} limit=2h && export ATTESTBOX_LONG=1
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
@@ -65,7 +64,7 @@ ok
 
 step "go test -race ./..."
 mkdir -p out
-CGO_ENABLED=1 go test -race -timeout 14m ./... 2>&1 | tee out/test.log
+CGO_ENABLED=1 go test -race -timeout "$limit" ./... 2>&1 | tee out/test.log
 ok
 
 step "fuzzing, $fuzztime each; 20s each for what reads a disk of the host's"

@@ -10,6 +10,7 @@ import (
 
 	"attestbox/internal/code"
 	"attestbox/internal/luks"
+	"attestbox/internal/wire"
 )
 
 // integrityTable is dm-integrity's table with every parameter that it has, as
@@ -48,15 +49,7 @@ func openIntegrity(name string, f *os.File, v *luks.Volume) (*Mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	super := make([]byte, luks.SuperblockBytes)
-	if _, err := f.ReadAt(super, v.Offset); err != nil {
-		c := code.LUKSRead
-		if errors.Is(err, io.EOF) {
-			c = code.LUKSTruncated
-		}
-		return nil, code.Wrap(c, fmt.Errorf("reading dm-integrity's superblock: %w", err))
-	}
-	if err := l.CheckSuperblock(super); err != nil {
+	if err := readSuperblock(f, v.Offset, l); err != nil {
 		return nil, err
 	}
 	m := &Mapping{Name: name, Node: filepath.Join("/dev/mapper", name), want: integrityTable(name, v.UUID, l, major, minor)}
@@ -67,4 +60,35 @@ func openIntegrity(name string, f *os.File, v *luks.Volume) (*Mapping, error) {
 		return nil, errors.Join(err, m.Remove())
 	}
 	return m, nil
+}
+
+// CheckSuperblock is that comparison for a disk that cryptsetup is to open:
+// before the kernel sees the superblock. Without integrity there is none. What a
+// host changes after that, CheckCryptsetup finds.
+func CheckSuperblock(f *os.File, r *wire.HeaderRecord) error {
+	suite, err := luks.SuiteNamed(r.Integrity)
+	if err != nil || suite.TagBytes == 0 {
+		return err
+	}
+	_, _, size, err := blockDevice(f)
+	if err != nil {
+		return err
+	}
+	l, err := luks.NewLayout(suite, r.SectorSize, r.SegmentOffset, size)
+	if err != nil {
+		return err
+	}
+	return readSuperblock(f, r.SegmentOffset, l)
+}
+
+func readSuperblock(f *os.File, at int64, l *luks.Layout) error {
+	super := make([]byte, luks.SuperblockBytes)
+	if _, err := f.ReadAt(super, at); err != nil {
+		c := code.LUKSRead
+		if errors.Is(err, io.EOF) {
+			c = code.LUKSTruncated
+		}
+		return code.Wrap(c, fmt.Errorf("reading dm-integrity's superblock: %w", err))
+	}
+	return l.CheckSuperblock(super)
 }

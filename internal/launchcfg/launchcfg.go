@@ -21,7 +21,7 @@ import (
 )
 
 // Defaults are the files that are tried in order where none is named.
-var Defaults = []string{"/etc/attestbox/fetch-secret.json", "/etc/attestbox/init.json"}
+var Defaults = []string{"/etc/attestbox/fetch-secret.json", "/etc/attestbox/init.json", config.DebianPath}
 
 // DefaultTimeout bounds a program that was given no time.
 const DefaultTimeout = 5 * time.Minute
@@ -57,10 +57,13 @@ func Read(path string) (File, error) {
 		"for example: -server tcp://10.0.0.1:8451 -pin sha256:...")
 }
 
-// Parse reads either form, told apart by the file's name.
+// Parse reads any of the forms, told apart by the file's name.
 func Parse(path string, b []byte) (File, error) {
-	if filepath.Base(path) == "init.json" {
-		c, err := config.Parse(b)
+	parse := map[string]func([]byte) (*config.Config, error){
+		filepath.Base(config.Path): config.Parse, filepath.Base(config.DebianPath): config.ParseDebian,
+	}[filepath.Base(path)]
+	if parse != nil {
+		c, err := parse(b)
 		if err != nil {
 			return File{}, fmt.Errorf("%q: %w", path, err)
 		}

@@ -22,6 +22,14 @@ func Skip(t testing.TB, missing string) {
 	t.Skipf("missing: %s", missing)
 }
 
+// OnlyLong leaves a test to `make test-long`.
+func OnlyLong(t testing.TB) {
+	t.Helper()
+	if !Long() {
+		t.Skip("a long test: make test-long, or ATTESTBOX_LONG=1")
+	}
+}
+
 // Root is the repository's root folder.
 func Root() string {
 	_, file, _, _ := runtime.Caller(0)
