@@ -154,7 +154,7 @@ func TestBuildFromFolder(t *testing.T) {
 	}{{512, luks.IntegrityNone}, {4096, luks.IntegrityNone}, {512, luks.IntegrityHMAC}, {4096, luks.IntegrityHMAC}} {
 		key := testKey(t)
 		img := filepath.Join(t.TempDir(), "disk.img")
-		res, err := Build(context.Background(), key, Options{From: testDir(t), Out: img, Size: 24 << 20, UUID: testUUID, SectorSize: tc.sector, Integrity: tc.integrity})
+		res, err := Build(context.Background(), key, Options{From: testDir(t), Out: img, Size: 12 << 20, UUID: testUUID, SectorSize: tc.sector, Integrity: tc.integrity})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,7 +162,7 @@ func TestBuildFromFolder(t *testing.T) {
 			t.Errorf("record %+v", res.Record)
 		}
 		raw, err := os.ReadFile(img)
-		if err != nil || len(raw) != 24<<20 {
+		if err != nil || len(raw) != 12<<20 {
 			t.Fatalf("image is %d bytes (%v)", len(raw), err)
 		}
 		if bytes.Contains(raw, []byte(canary)) || bytes.Contains(raw, key.Bytes()) {
