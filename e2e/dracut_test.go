@@ -38,7 +38,10 @@ ExecStart=/bin/sh -c 'echo "e2e: host was here: $$(test -e ` + hostWasHere + ` &
 WantedBy=multi-user.target
 `
 
-var dracutSystems sync.Map // by suite
+var (
+	dracutMu      sync.Mutex
+	dracutSystems = map[string]*dracutSystem{} // by suite; nil: its set-up failed
+)
 
 func (w *world) dracut(t *testing.T, suite string) *dracutSystem {
 	t.Helper()
@@ -46,8 +49,14 @@ func (w *world) dracut(t *testing.T, suite string) *dracutSystem {
 	if os.Getuid() != 0 {
 		testenv.Skip(t, "root: a Debian root is made and entered")
 	}
-	made, _ := dracutSystems.LoadOrStore(suite, sync.OnceValue(func() *dracutSystem { return w.makeDracut(t, suite) }))
-	s := made.(func() *dracutSystem)()
+	dracutMu.Lock()
+	defer dracutMu.Unlock()
+	s, tried := dracutSystems[suite]
+	if !tried {
+		dracutSystems[suite] = nil
+		s = w.makeDracut(t, suite)
+		dracutSystems[suite] = s
+	}
 	if s == nil {
 		t.Fatal("its set-up failed in an earlier test")
 	}
