@@ -27,7 +27,7 @@ trixie-dracut) packages=dracut,cryptsetup,systemd-cryptsetup ;;
 esac
 [ "$(id -u)" = 0 ] || die "debian-root.sh needs root"
 
-mirror=${ATTESTBOX_MIRROR:-http://deb.debian.org/debian}
+mirror=$(debian_mirror)
 dir=$cache/debian-root/$suite-$kind
 mkdir -p "$cache/debian-root"
 exec 9>"$dir.lock"

@@ -23,31 +23,16 @@ if [ ! -e "$dir/complete" ]; then
   [ "${ID:-}" = debian ] ||
     die "this is ${PRETTY_NAME:-not Debian}: set ATTESTBOX_KERNEL, ATTESTBOX_MODULES and ATTESTBOX_BUSYBOX to a Debian cloud kernel, its modules and a static busybox"
   suite=${VERSION_CODENAME:?}
-  # The machine's own mirror, one-line or deb822 style; else Debian's.
-  mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null || true; } |
-    sed -n -E 's/^[[:space:]]*(deb[[:space:]]+(\[[^]]*\][[:space:]]+)?|URIs:[[:space:]]*)((https?|file|mirror\+file):[^[:space:]]*\/debian\/?)([[:space:]].*)?$/\3/p' | sed -n 1p)
-  mirror=${mirror:-http://deb.debian.org/debian}
-  say "fetching the cloud kernel of Debian $suite from $mirror"
+  say "fetching the cloud kernel of Debian $suite from $(debian_mirror)"
   rm -rf "$dir"
-  mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/deb"
-  key=/usr/share/keyrings/debian-archive-keyring.gpg
-  [ -r "$key" ] || die "$key is missing (Debian package debian-archive-keyring)"
-  printf 'deb [signed-by=%s] %s %s main\n' "$key" "$mirror" "$suite" >"$dir/apt/sources.list"
-  : >"$dir/apt/status"
-  apt() {
-    apt-get -q -o Dir::Etc::SourceList="$dir/apt/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State="$dir/apt" \
-      -o Dir::State::Lists="$dir/apt/lists" -o Dir::State::status="$dir/apt/status" -o Dir::Cache="$dir/apt/cache" \
-      -o APT::Sandbox::User= -o Acquire::Languages=none -o APT::Architecture=amd64 -o Acquire::Retries=3 "$@" >>"$dir/apt/log" 2>&1 ||
-      die "apt-get $1 failed; see $dir/apt/log"
-  }
-  apt update
-  image=$(apt-cache -o Dir::Etc::SourceList="$dir/apt/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State="$dir/apt" \
-    -o Dir::State::Lists="$dir/apt/lists" -o Dir::State::status="$dir/apt/status" -o Dir::Cache="$dir/apt/cache" -o APT::Architecture=amd64 \
-    depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | sed -n 1p)
+  mkdir -p "$dir/deb"
+  private_apt "$dir" deb "$suite"
+  image=$(apt_cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | sed -n 1p)
   [ -n "$image" ] || die "Debian $suite names no kernel behind linux-image-cloud-amd64"
   (cd "$dir/deb" && apt download "$image" busybox-static)
   for deb in "$dir"/deb/*.deb; do dpkg-deb -x "$deb" "$dir/root"; done
-  rm -rf "$dir/apt/lists" "$dir/apt/cache" "$dir/deb"
+  private_apt_end
+  rm -rf "$dir/deb"
   touch "$dir/complete"
 fi
 first() {
