@@ -251,12 +251,8 @@ func (s *stock) decoys(t *testing.T, w *world) []string {
 	}
 	system := filepath.Join(dir, "system.img")
 	w.run(t, testenv.Tool(t, "mke2fs", "e2fsprogs"), "-q", "-t", "ext4", "-U", record.UUID, "-L", "root", "-d", w.path("rootfs"), system, "64M")
-	img, err := os.ReadFile(w.path(s.disk + ".img"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	twin := filepath.Join(dir, "twin.img")
-	w.write(t, twin, append(bytes.Clone(img[:1<<20]), random(32<<20)...))
+	w.write(t, twin, append(beginning(t, w.path(s.disk+".img"), 1<<20), random(32<<20)...))
 	asleep := make([]byte, 32<<20)
 	copy(asleep[4096-10:], "S1SUSPEND\x00")
 	copy(asleep[1024+12:], record.UUID[:16])
@@ -286,12 +282,8 @@ func (s *stock) refused(t *testing.T, w *world, r stockRun, want string) string 
 func TestDebianRefuses(t *testing.T) {
 	w := theWorld(t)
 	s := w.debian(t, "bookworm")
-	img, err := os.ReadFile(w.path(s.disk + ".img"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	// One byte in the keyslot area: cryptsetup would not notice until the key fails.
-	head := bytes.Clone(img[:8<<20])
+	head := beginning(t, w.path(s.disk+".img"), 8<<20)
 	head[40000] ^= 1
 	disk := filepath.Join(t.TempDir(), "disk.img")
 	w.write(t, disk, head)

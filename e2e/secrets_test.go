@@ -90,6 +90,13 @@ func TestReleasedKeyIsNowhere(t *testing.T) {
 	scan(t, "the verifier's log", []byte(w.verifierLog.String()), key)
 	scanned = false
 	err = filepath.WalkDir(w.dir, func(path string, d fs.DirEntry, err error) error {
+		// Systems of gigabytes whose own tests made them, with other keys.
+		if n := d.Name(); err == nil && (strings.HasPrefix(n, "debian-") || strings.HasPrefix(n, "dracut-")) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}

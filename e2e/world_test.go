@@ -129,6 +129,21 @@ func (w *world) write(t *testing.T, path string, b []byte) {
 	}
 }
 
+// beginning is the first n bytes of a file: a disk's image is too large to read.
+func beginning(t *testing.T, path string, n int) []byte {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, n)
+	if _, err := io.ReadFull(f, b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // run runs a command that must succeed and returns its stdout.
 func (w *world) run(t *testing.T, name string, args ...string) string {
 	t.Helper()

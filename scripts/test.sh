@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$root"
 export ATTESTBOX_CI=1
 long=${1:-}
-fuzztime=${FUZZTIME:-1s} limit=14m
+fuzztime=${FUZZTIME:-1s} limit=30m
 [ "$long" = long ] && fuzztime=${FUZZTIME:-10m} limit=2h && export ATTESTBOX_LONG=1
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
