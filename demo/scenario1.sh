@@ -120,18 +120,29 @@ server_before=$SERVER
 run_block admit
 vault=$(expected vault/master-key)
 await vault.console "store created"
+await vault.console "volume volume/data was made on /dev/vdb"
 await vault.console "^$vault\$"
 { [ "$SERVER" = "$server_before" ] && kill -0 "$SERVER"; } || fail "the server was started again"
 
 step "the VM moves to another chip"
 run_block move
 await vault-moved.console "store recovered"
+await vault-moved.console "^/dev/mapper/data\$"
+never vault-moved.console "was made"
 await vault-moved.console "^$vault\$"
 
 step "the image is updated"
 run_block update
 await vault-2.console "store recovered"
+await vault-2.console "^/dev/mapper/data\$"
+never vault-2.console "was made"
 await vault-2.console "^$vault\$"
+
+step "a blank disk in place of the data volume"
+run_block blank
+await vault-blank.console '\[luks-header-digest\]'
+never vault-blank.console "was made|^$vault\$"
+cmp -s blank.img <(head -c 32M /dev/zero) || fail "the blank disk was written to"
 
 step "a real system on its own disk"
 run_block system

@@ -52,26 +52,7 @@ func createVolume(ctx context.Context, env *applet.Env, args []string) error {
 		return err
 	}
 	defer done()
-	res, err := volume.CreateOn(ctx, m.Store(), v.tag, v.device, v.name, progress(env))
-	if err != nil {
-		return classifyVolume(err)
-	}
-	fmt.Fprintln(env.Stdout, res.Node)
-	return nil
-}
-
-// openVolume opens a volume that the store promises, or nothing.
-func openVolume(ctx context.Context, env *applet.Env, args []string) error {
-	var v volumeFlags
-	if err := v.parse(env.Flags("-tag TAG [flags] DEVICE NAME", "unlock-luks open -tag volume/db /dev/vdb db"), args); err != nil {
-		return err
-	}
-	m, done, err := v.member.OpenMember(ctx, func(string, ...any) {})
-	if err != nil {
-		return err
-	}
-	defer done()
-	res, err := volume.OpenOn(ctx, m.Store(), v.tag, v.device, v.name)
+	res, err := volume.CreateOn(ctx, m.Store(), v.tag, v.device, v.name, nil, progress(env))
 	if err != nil {
 		return classifyVolume(err)
 	}
@@ -112,6 +93,8 @@ func classifyVolume(err error) error {
 		return applet.WithHint(applet.Refused(c, err), "unlock-luks create makes one, on a blank device")
 	case code.VolumeUnfinished:
 		return applet.WithHint(applet.Refused(c, err), "unlock-luks create with the same -tag and device finishes it")
+	case code.VolumeMount:
+		return applet.Refused(c, err)
 	case code.LUKSHeaderDigest, code.LUKSTruncated:
 		return applet.WithHint(applet.Refused(c, err), "the store promises a volume that is not on this device; nothing was written to it")
 	}

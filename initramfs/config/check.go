@@ -270,12 +270,13 @@ func (p *Program) check() error {
 }
 
 // IDs are the program's user and group.
-func (p *Program) IDs() (uid, gid uint32, err error) { return parseUser(p.User) }
+func (p *Program) IDs() (uid, gid uint32, err error) { return ParseUser(p.User) }
 
 // IDs are the owner of the state folder.
-func (s *State) IDs() (uid, gid uint32, err error) { return parseUser(s.Owner) }
+func (s *State) IDs() (uid, gid uint32, err error) { return ParseUser(s.Owner) }
 
-func parseUser(user string) (uid, gid uint32, err error) {
+// ParseUser reads "root" or "UID:GID".
+func ParseUser(user string) (uid, gid uint32, err error) {
 	if user == "root" {
 		return 0, 0, nil
 	}

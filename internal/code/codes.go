@@ -68,6 +68,7 @@ const (
 	VolumeDevice     Code = "volume-device"
 	VolumeUnknown    Code = "volume-unknown"
 	VolumeUnfinished Code = "volume-unfinished"
+	VolumeMount      Code = "volume-mount"
 
 	DMUnavailable Code = "dm-unavailable"
 	DMTable       Code = "dm-table"
@@ -280,6 +281,7 @@ var table = map[Code]string{
 	VolumeDevice:     "the device for a new volume is not blank",
 	VolumeUnknown:    "the store has no volume of that name",
 	VolumeUnfinished: "the volume was promised and never finished",
+	VolumeMount:      "the volume's file system could not be made or mounted",
 
 	DMUnavailable: "the kernel's device-mapper could not be used",
 	DMTable:       "the kernel's mapping is not the one that was asked for",

@@ -27,15 +27,29 @@ func cryptsetupFiles(t *testing.T) []guesttest.File {
 		prog, loader = testenv.Tool(t, "cryptsetup", "cryptsetup-bin"), "/lib64/ld-linux-x86-64.so.2"
 		args = []string{"--list", prog}
 	}
+	files := []guesttest.File{file(t, "bin/cryptsetup", prog), file(t, "bin/ld.so", loader), {Name: "run/empty", Mode: 0o644}}
+	return append(files, libraries(t, loader, args...)...)
+}
+
+// libraries are what a program's loader lists, for a guest's /lib.
+func libraries(t *testing.T, loader string, args ...string) (files []guesttest.File) {
+	t.Helper()
 	out, err := exec.Command(loader, args...).CombinedOutput()
 	if err != nil {
-		t.Fatalf("listing cryptsetup's libraries: %v\n%s", err, out)
+		t.Fatalf("listing the libraries of %s: %v\n%s", args[len(args)-1], err, out)
 	}
-	files := []guesttest.File{file(t, "bin/cryptsetup", prog), file(t, "bin/ld.so", loader), {Name: "run/empty", Mode: 0o644}}
 	for _, m := range regexp.MustCompile(`(\S+) => (/\S+)`).FindAllStringSubmatch(string(out), -1) {
 		files = append(files, file(t, "lib/"+m[1], m[2]))
 	}
 	return files
+}
+
+// mke2fsFiles are the machine's own mke2fs and its libraries, as /sbin/mke2fs.
+func mke2fsFiles(t *testing.T) []guesttest.File {
+	t.Helper()
+	const loader = "/lib64/ld-linux-x86-64.so.2"
+	prog := testenv.Tool(t, "mke2fs", "e2fsprogs")
+	return append(libraries(t, loader, "--list", prog), file(t, "sbin/mke2fs", prog), file(t, loader[1:], loader))
 }
 
 func file(t *testing.T, name, path string) guesttest.File {

@@ -194,12 +194,12 @@ func TestIntegrity(t *testing.T) {
 	b := buildRaw(t, key, 4096) // another disk of the same key
 	short := a.copyOf(16 << 20)
 	cut := a.copyOf(a.Offset + 512)
-	fresh, empty := blank(t, 12<<20), blank(t, 12<<20)
+	fresh, empty, data := blank(t, 12<<20), blank(t, 12<<20), blank(t, 12<<20)
 	other := secret.Random(32)
 	defer other.Zero()
-	m := startMachine(t, []string{a.path, b.path, short, cut, fresh, empty}, integrityModules,
+	m := startMachine(t, []string{a.path, b.path, short, cut, fresh, empty, data}, integrityModules, append(mke2fsFiles(t),
 		guesttest.File{Name: "key", Mode: 0o600, Data: bytes.Clone(key.Bytes())},
-		guesttest.File{Name: "other", Mode: 0o600, Data: bytes.Clone(other.Bytes())})
+		guesttest.File{Name: "other", Mode: 0o600, Data: bytes.Clone(other.Bytes())})...)
 	open := func(want string) {
 		t.Helper()
 		m.want(want, "open", "/dev/vda", "root", a.record, "/key")
@@ -231,6 +231,7 @@ func TestIntegrity(t *testing.T) {
 	attackHeader(t, m, a, b, open)
 	attackSuperblock(t, m, a, open)
 	localVolumes(t, m, empty)
+	mountedVolumes(t, m, empty, data)
 	m.off()
 }
 
@@ -270,6 +271,51 @@ func localVolumes(t *testing.T, m *machine, empty string) {
 		t.Errorf("opened again: %s, want %s", got, sum)
 	}
 	m.want("ok", "close", "db")
+}
+
+// mountedVolumes has a volume made on /dev/vdg, data, only because the store
+// knows nothing of it, and then uses it; /dev/vdf, empty, is still blank.
+func mountedVolumes(t *testing.T, m *machine, empty, data string) {
+	use := func(want, device, tag, mkfs string) {
+		t.Helper()
+		m.want(want, "vuse", device, "data", tag, "/mnt", mkfs)
+	}
+	untouched := func(path string) {
+		t.Helper()
+		if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, make([]byte, len(b))) {
+			t.Errorf("%s was written to (%v)", path, err)
+		}
+	}
+	const mkfs = "/sbin/mke2fs"
+	use("volume-device", "/dev/vdb", "data", mkfs) // somebody's disk
+	untouched(data)
+	// Of a volume without a file system none is made once it is finished, as
+	// localVolumes has left one.
+	use("volume-mount", "/dev/vde", "db", mkfs)
+	// Without a file system a new volume stays unfinished, and is made anew.
+	use("volume-mount", "/dev/vdg", "data", "/sbin/none")
+	m.want("volume-unfinished", "vopen", "/dev/vdg", "data", "data")
+	use("volume-device", "/dev/vdb", "data", mkfs)
+	use("ok", "/dev/vdg", "data", mkfs)
+	m.want("7:8 nosuid true nodev true", "stat", "/mnt")
+	m.want("ok", "put", "file", "GUEST-CANARY-")
+	sum := m.ask("get", "file")
+	m.want("ok", "umount")
+	m.want("ok", "close", "data")
+	// A blank disk in its place, or another: refused, never formatted.
+	use("luks-header-digest", "/dev/vdf", "data", mkfs)
+	untouched(empty)
+	use("luks-header-digest", "/dev/vde", "data", mkfs)
+	use("ok", "/dev/vdg", "data", "/sbin/none") // the same one: opened, nothing made
+	if got := m.ask("get", "file"); got != sum || len(sum) != 64 {
+		t.Errorf("a file in the volume: %s, then %s", sum, got)
+	}
+	m.want("7:8 nosuid true nodev true", "stat", "/mnt")
+	m.want("ok", "umount")
+	m.want("ok", "close", "data")
+	if b, err := os.ReadFile(data); err != nil || bytes.Contains(b, []byte("GUEST-CANARY-")) {
+		t.Errorf("plain text on the raw disk (%v)", err)
+	}
 }
 
 const block = 4096

@@ -38,7 +38,10 @@ type Creation struct {
 	Device Device
 	Size   int64 // of the device
 	// Open maps the volume; it takes the key over. The device may be closed then.
-	Open     func(ctx context.Context, record *wire.HeaderRecord, key *secret.Bytes) (Mapped, error)
+	Open func(ctx context.Context, record *wire.HeaderRecord, key *secret.Bytes) (Mapped, error)
+	// Prepare, unless nil, fills the mapped volume before it counts as finished;
+	// it leaves nothing mounted. Create called again calls it on a volume made anew.
+	Prepare  func(ctx context.Context) error
 	Progress func(step string, done, total int64)
 }
 
@@ -50,7 +53,7 @@ const (
 // Create makes a volume with hmac-sha256 on a blank device and leaves it
 // mapped. Cut off anywhere, it can be called again with the same tag and device:
 // the store's entry comes first and says "unfinished" until every sector of
-// the device has its tag.
+// the device has its tag and Prepare is done.
 //
 // Errors: volume-exists if the store promises a finished volume of that tag;
 // volume-device if the device is neither blank nor an unfinished volume of that
@@ -96,10 +99,19 @@ func Create(ctx context.Context, c Creation) error {
 	if err := c.fill(ctx, m, layout.Provided*512); err != nil {
 		return fmt.Errorf("writing volume %q: %w", c.Tag, errors.Join(err, m.Close(), m.Remove()))
 	}
-	if _, err := save(ctx, c.Store, c.Tag, key, entry{Finished: true, Record: record}, version); err != nil {
-		return errors.Join(err, m.Close(), m.Remove())
+	// A kernel may refuse to mount what is open for writing.
+	if err := m.Close(); err != nil {
+		return fmt.Errorf("writing volume %q: %w", c.Tag, errors.Join(err, m.Remove()))
 	}
-	return m.Close()
+	if c.Prepare != nil {
+		if err := c.Prepare(ctx); err != nil {
+			return errors.Join(err, m.Remove())
+		}
+	}
+	if _, err := save(ctx, c.Store, c.Tag, key, entry{Finished: true, Record: record}, version); err != nil {
+		return errors.Join(err, m.Remove())
+	}
+	return nil
 }
 
 // writeHeader writes superblock, journal and header, the header's first block

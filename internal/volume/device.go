@@ -16,15 +16,16 @@ import (
 )
 
 // CreateOn is Create on the block device at path, which nothing else may be
-// using; the volume is left as /dev/mapper/name.
-func CreateOn(ctx context.Context, s Store, tag, path, name string, progress func(step string, done, total int64)) (*unlock.Result, error) {
+// using; the volume is left as /dev/mapper/name. prepare, unless nil, gets the
+// mapped volume before it counts as finished.
+func CreateOn(ctx context.Context, s Store, tag, path, name string, prepare func(ctx context.Context, node string) error, progress func(step string, done, total int64)) (*unlock.Result, error) {
 	dev, size, err := openAlone(path)
 	if err != nil {
 		return nil, err
 	}
 	defer dev.Close() // again, where it was closed for device-mapper
 	var res *unlock.Result
-	err = Create(ctx, Creation{
+	c := Creation{
 		Store: s, Tag: tag, Device: dev, Size: size, Progress: progress,
 		Open: func(ctx context.Context, record *wire.HeaderRecord, key *secret.Bytes) (Mapped, error) {
 			dev.Close() // device-mapper wants it for itself
@@ -39,8 +40,11 @@ func CreateOn(ctx context.Context, s Store, tag, path, name string, progress fun
 			res = r
 			return mapped{f, r.Mapping}, nil
 		},
-	})
-	if err != nil {
+	}
+	if prepare != nil {
+		c.Prepare = func(ctx context.Context) error { return prepare(ctx, res.Node) }
+	}
+	if err := Create(ctx, c); err != nil {
 		return nil, err
 	}
 	return res, nil

@@ -3,8 +3,8 @@
 // What the store says decides, not what the disk shows: a volume is made once,
 // on a blank device, and a store that promises one opens that one or nothing.
 //
-// It makes no file system, and it does not notice that a disk was set back to
-// an older state of itself (docs/integrity.md).
+// It does not notice that a disk was set back to an older state of itself
+// (docs/integrity.md).
 package volume
 
 import (

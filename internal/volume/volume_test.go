@@ -78,6 +78,8 @@ type world struct {
 	dev   *device
 	m     *mapping
 	opens int
+	made  int   // file systems
+	mkfs  error // of making one
 }
 
 func newWorld(t *testing.T) *world {
@@ -97,7 +99,30 @@ func (w *world) create(mapped int) error {
 			defer v.Close()
 			w.m = &mapping{device: device{b: bytes.Repeat([]byte{1}, size), left: mapped}}
 			return w.m, nil
+		},
+		Prepare: func(context.Context) error {
+			w.made++
+			if _, _, err := Get(w.t.Context(), w.store, "data"); err == nil {
+				w.t.Error("it counts as finished without a file system")
+			}
+			return w.mkfs
 		}})
+}
+
+// use is what UseOn does with create-if-empty.
+func (w *world) use() error {
+	return createOrOpen(w.t.Context(), w.store, "data", func() error { return w.create(-1) }, w.open)
+}
+
+func (w *world) open() error {
+	record, key, err := Get(w.t.Context(), w.store, "data")
+	if err != nil {
+		return err
+	}
+	defer key.Zero()
+	v, err := luks.Open(w.dev, record, key)
+	v.Close()
+	return err
 }
 
 func wantCode(t *testing.T, err error, want code.Code) {
@@ -236,6 +261,43 @@ func TestDeviceIsNotBlank(t *testing.T) {
 	other.create(0)
 	w.dev.b = other.dev.b
 	wantCode(t, w.create(-1), code.VolumeDevice)
+}
+
+// With create-if-empty the store's word alone decides between making and
+// opening, and a volume and its file system are made once.
+func TestCreateIfEmpty(t *testing.T) {
+	w := newWorld(t)
+	wantCode(t, createOrOpen(t.Context(), w.store, "data", nil, w.open), code.VolumeUnknown) // not asked to
+	w.dev.b[12345] = 1
+	wantCode(t, w.use(), code.VolumeDevice) // not blank
+	w.dev.b[12345] = 0
+	if !bytes.Equal(w.dev.b, make([]byte, size)) || len(w.store.blobs) != 0 || w.made != 0 {
+		t.Error("a refusal wrote something")
+	}
+
+	w.mkfs = errCut
+	if err := w.use(); !errors.Is(err, errCut) || !w.m.removed {
+		t.Errorf("mkfs failed: %v, removed %v", err, w.m.removed)
+	}
+	wantCode(t, w.open(), code.VolumeUnfinished)
+	disk := w.dev.b
+	w.dev.b = bytes.Repeat([]byte{1}, size)
+	wantCode(t, w.use(), code.VolumeDevice) // not the device that was promised
+	w.dev.b, w.mkfs = disk, nil
+	if err := w.use(); err != nil || w.made != 2 || w.m.removed {
+		t.Errorf("unfinished: %v, mkfs %d times, removed %v", err, w.made, w.m.removed)
+	}
+
+	if err := w.use(); err != nil || w.made != 2 {
+		t.Errorf("finished: %v, mkfs %d times", err, w.made)
+	}
+	w.dev.b = make([]byte, size) // what the host would like to be made anew
+	wantCode(t, w.use(), code.LUKSHeaderDigest)
+	if !bytes.Equal(w.dev.b, make([]byte, size)) || w.made != 2 || w.opens != 2 {
+		t.Error("a blank disk in place of a finished volume was written to")
+	}
+	w.store.blobs[w.store.next] = []byte("x")
+	wantCode(t, w.use(), code.VolumeUnknown) // something else under that tag
 }
 
 // An entry that is no volume is left alone.

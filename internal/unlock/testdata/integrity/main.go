@@ -89,7 +89,7 @@ func do(command string, a []string) string {
 	case "vcreate": // device, name, tag; with a fourth, cut off half way
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		res, err := volume.CreateOn(ctx, volumes, a[2], a[0], a[1], func(step string, done, total int64) {
+		res, err := volume.CreateOn(ctx, volumes, a[2], a[0], a[1], nil, func(step string, done, total int64) {
 			if len(a) > 3 && step == "format" && done > total/2 {
 				cancel()
 			}
@@ -100,6 +100,18 @@ func do(command string, a []string) string {
 		res, err := volume.OpenOn(context.Background(), volumes, a[2], a[0], a[1])
 		opened[a[1]] = res
 		return said(err)
+	case "vuse": // device, name, tag, mount point, mkfs: opens or makes it, and mounts it
+		res, _, err := volume.UseOn(context.Background(), volumes, a[2], a[0], a[1], volume.Use{CreateIfEmpty: true,
+			FileSystem: &volume.FileSystem{Dir: a[3], Mkfs: a[4], UID: 7, GID: 8, Log: os.Stderr}})
+		opened[a[1]] = res
+		return said(err)
+	case "stat": // owner of a file, and how its file system is mounted
+		var st unix.Stat_t
+		var fs unix.Statfs_t
+		if err := errors.Join(unix.Stat(a[0], &st), unix.Statfs(a[0], &fs)); err != nil {
+			return said(err)
+		}
+		return fmt.Sprintf("%d:%d nosuid %v nodev %v", st.Uid, st.Gid, fs.Flags&unix.ST_NOSUID != 0, fs.Flags&unix.ST_NODEV != 0)
 	case "foreign": // device, name, record: a mapping of cryptsetup's making
 		var rec wire.HeaderRecord
 		if err := json.Unmarshal([]byte(a[2]), &rec); err != nil {
@@ -164,6 +176,12 @@ func do(command string, a []string) string {
 		return said(unix.Mount(a[0], "/mnt", "ext4", 0, ""))
 	case "put":
 		return said(os.WriteFile("/mnt/"+a[0], []byte(strings.Repeat(a[1], 5000)), 0o600))
+	case "get":
+		b, err := os.ReadFile("/mnt/" + a[0])
+		if err != nil {
+			return said(err)
+		}
+		return fmt.Sprintf("%x", sha256.Sum256(b))
 	case "umount":
 		unix.Sync()
 		return said(unix.Unmount("/mnt", 0))
