@@ -14,6 +14,7 @@ if [ "${1:-}" = test ]; then
   need cryptsetup cryptsetup-bin
   need gcc gcc libc6-dev # the race detector
   need git git
+  need modinfo kmod
   need jq jq   # cryptsetup's generators of headers
   need xxd xxd
   need mmdebstrap mmdebstrap
