@@ -17,6 +17,7 @@ if [ "${1:-}" = test ]; then
   need modinfo kmod
   need jq jq   # cryptsetup's generators of headers
   need xxd xxd
+  need python3 python3
   need mmdebstrap mmdebstrap
 fi
 install_missing
