@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"attestbox/internal/applet"
+	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/launchcfg"
 	"attestbox/internal/luks"
@@ -26,7 +27,7 @@ func enroll(ctx context.Context, env *applet.Env, args []string, open opener) er
 	var from launchcfg.Flags
 	from.Register(fs)
 	backup := fs.String("backup", "", "write the header as it is to this new `FILE`, mode 0600, before anything else; with it and the passphrase the disk opens as before")
-	online := fs.Bool("register", false, "in the running VM: take the key from the verifier, and register the header there")
+	registered := fs.Bool("register", false, "in the running VM: take the key from the verifier, and register the header there")
 	keyOut := fs.String("key-out", "", "on the owner's machine: write the new key to `FILE` on tmpfs, for verifier add-instance; an existing one is used")
 	fd := fs.Int("key-fd", 0, "descriptor from which the passphrase is read to the end of its line; 0 is stdin")
 	if err := fs.Parse(args); err != nil {
@@ -37,7 +38,7 @@ func enroll(ctx context.Context, env *applet.Env, args []string, open opener) er
 		return fs.Usage("one device or image is required")
 	case *backup == "":
 		return fs.Usage("-backup is required")
-	case *online == (*keyOut != ""):
+	case *registered == (*keyOut != ""):
 		return fs.Usage("one of -register and -key-out is required")
 	case *fd < 0 || *fd == 1 || *fd == 2:
 		return fs.Usage("-key-fd %d is no descriptor to read a passphrase from", *fd)
@@ -63,27 +64,16 @@ func enroll(ctx context.Context, env *applet.Env, args []string, open opener) er
 	if err := saveBackup(j, *backup); err != nil {
 		return err
 	}
-	if !*online {
+	if !*registered {
 		rec, err := enrollOffline(j, passphrase, *keyOut)
 		if err != nil {
 			return classify(err)
 		}
 		return printRecord(env, rec)
 	}
-	cfg, ctx, cancel, err := from.Client(ctx, env)
-	if err != nil {
-		return err
-	}
-	defer cancel()
-	if cfg.Platform, err = open(); err != nil {
-		return err
-	}
-	defer cfg.Platform.Close()
-	rec, err := j.Enroll(ctx, cfg, passphrase)
-	if err != nil {
-		return channel(err)
-	}
-	return printRecord(env, rec)
+	return online(ctx, env, &from, open, func(ctx context.Context, cfg client.Config) (*wire.HeaderRecord, error) {
+		return j.Enroll(ctx, cfg, passphrase)
+	})
 }
 
 func enrollOffline(j *rekey.Job, passphrase *secret.Bytes, keyOut string) (*wire.HeaderRecord, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"attestbox/internal/applet"
+	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/launchcfg"
 	"attestbox/internal/luks"
@@ -47,6 +48,14 @@ func register(ctx context.Context, env *applet.Env, args []string, open opener) 
 		return err
 	}
 	defer done()
+	return online(ctx, env, &from, open, func(ctx context.Context, cfg client.Config) (*wire.HeaderRecord, error) {
+		return j.Register(ctx, cfg, *drop)
+	})
+}
+
+// online runs f, which asks the verifier, and prints the record that the disk
+// has then.
+func online(ctx context.Context, env *applet.Env, from *launchcfg.Flags, open opener, f func(context.Context, client.Config) (*wire.HeaderRecord, error)) error {
 	cfg, ctx, cancel, err := from.Client(ctx, env)
 	if err != nil {
 		return err
@@ -56,7 +65,7 @@ func register(ctx context.Context, env *applet.Env, args []string, open opener) 
 		return err
 	}
 	defer cfg.Platform.Close()
-	rec, err := j.Register(ctx, cfg, *drop)
+	rec, err := f(ctx, cfg)
 	if err != nil {
 		return channel(err)
 	}
@@ -95,20 +104,9 @@ func rotate(ctx context.Context, env *applet.Env, args []string, open opener) er
 		}
 		return printRecord(env, rec)
 	}
-	cfg, ctx, cancel, err := from.Client(ctx, env)
-	if err != nil {
-		return err
-	}
-	defer cancel()
-	if cfg.Platform, err = open(); err != nil {
-		return err
-	}
-	defer cfg.Platform.Close()
-	rec, err := j.Rotate(ctx, cfg, *abort)
-	if err != nil {
-		return channel(err)
-	}
-	return printRecord(env, rec)
+	return online(ctx, env, &from, open, func(ctx context.Context, cfg client.Config) (*wire.HeaderRecord, error) {
+		return j.Rotate(ctx, cfg, *abort)
+	})
 }
 
 func rotateOffline(env *applet.Env, j *rekey.Job, oldFile, newFile string) (*wire.HeaderRecord, error) {
