@@ -40,20 +40,29 @@ type Verdict struct {
 	Measurement [48]byte
 }
 
+// opens says whether a begin, of whichever protocol, may be answered; if not, it
+// was refused.
+func (s *Server) opens(x *exchange, d *Decision, version int, id wire.Hex32, suite string, key []byte) bool {
+	switch {
+	case version != wire.Version || suite != wire.SuiteHex():
+		s.refuse(x, d, code.LaunchVersion, code.LaunchVersion, fmt.Sprintf("protocol version %d and suite %.32q, want %d and %q", version, suite, wire.Version, wire.SuiteHex()))
+		return false
+	case id.IsZero():
+		s.refuse(x, d, code.IDZero, code.IDZero, "begin names no instance ID")
+		return false
+	}
+	if err := wire.CheckKey(key); err != nil {
+		s.broken(x, err)
+		return false
+	}
+	return true
+}
+
 // launch answers begin: challenge, evidence, then release, refused or later,
 // and then the outcome if it comes on this connection.
 func (s *Server) launch(ctx context.Context, x *exchange, begin *wire.Begin) {
 	d := &Decision{Exchange: x.id.String(), Protocol: x.protocol, Peer: x.peer, ID: begin.ID.String()}
-	switch {
-	case begin.Version != wire.Version || begin.Suite != wire.SuiteHex():
-		s.refuse(x, d, code.LaunchVersion, code.LaunchVersion, fmt.Sprintf("protocol version %d and suite %.32q, want %d and %q", begin.Version, begin.Suite, wire.Version, wire.SuiteHex()))
-		return
-	case begin.ID.IsZero():
-		s.refuse(x, d, code.IDZero, code.IDZero, "begin names no instance ID")
-		return
-	}
-	if err := wire.CheckKey(begin.Key); err != nil {
-		s.broken(x, err)
+	if !s.opens(x, d, begin.Version, begin.ID, begin.Suite, begin.Key) {
 		return
 	}
 	t := &wire.Transcript{Version: wire.Version, ID: begin.ID, Suite: wire.SuiteID(), Key: begin.Key}

@@ -17,16 +17,7 @@ import (
 // code.MaintainRefused and nothing else.
 func (s *Server) serveMaintain(ctx context.Context, x *exchange, begin *wire.MaintainBegin) {
 	d := &Decision{Exchange: x.id.String(), Protocol: x.protocol, Peer: x.peer, ID: begin.ID.String(), Op: begin.Purpose}
-	switch {
-	case begin.Version != wire.Version || begin.Suite != wire.SuiteHex():
-		s.refuse(x, d, code.LaunchVersion, code.LaunchVersion, fmt.Sprintf("protocol version %d and suite %.32q, want %d and %q", begin.Version, begin.Suite, wire.Version, wire.SuiteHex()))
-		return
-	case begin.ID.IsZero():
-		s.refuse(x, d, code.IDZero, code.IDZero, "begin names no instance ID")
-		return
-	}
-	if err := wire.CheckKey(begin.Key); err != nil {
-		s.broken(x, err)
+	if !s.opens(x, d, begin.Version, begin.ID, begin.Suite, begin.Key) {
 		return
 	}
 	t := &wire.MaintainTranscript{Version: wire.Version, ID: begin.ID, Purpose: begin.Purpose, Suite: wire.SuiteID(), Key: begin.Key}
