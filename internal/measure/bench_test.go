@@ -54,3 +54,18 @@ func BenchmarkAppendOnly(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkMatrix is a matrix of 100 cells from the files on: compare with
+// BenchmarkDigest.
+func BenchmarkMatrix(b *testing.B) {
+	cfg := big(b)
+	ax, err := ParseAxes("vcpus=1-25:types=EPYC-Milan,EPYC-Genoa:features=0x1,0x21")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if cells, err := Matrix(cfg, ax); err != nil || len(cells) != 100 {
+			b.Fatal(len(cells), err)
+		}
+	}
+}

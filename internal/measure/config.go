@@ -38,6 +38,8 @@ type Config struct {
 
 	SVSM     []byte // SVSM image, for SVSM only
 	VarsSize uint64 // bytes of the variable store between SVSM and firmware
+
+	hashedHere bool // FirmwareChain is Prepare's own
 }
 
 // Result is a launch digest and what it covers.
@@ -68,23 +70,27 @@ type LegacyResult struct {
 
 func firmwareGPA(firmware []byte) uint64 { return 1<<32 - uint64(len(firmware)) }
 
-// prepare checks what SNP and SVSM have in common.
-func (cfg *Config) prepare() (img *Image, p profile, sig uint32, features uint64, err error) {
-	if p, err = profileOf(cfg.VMM, cfg.Host); err != nil {
-		return
+// guest is how the vCPUs of an SNP launch start.
+type guest struct {
+	profile
+	sig      uint32
+	features uint64
+}
+
+func (cfg *Config) guest() (g guest, err error) {
+	if g.profile, err = profileOf(cfg.VMM, cfg.Host); err != nil {
+		return g, err
 	}
-	if sig, err = cfg.vcpu(p); err != nil {
-		return
+	if g.sig, err = cfg.vcpu(g.profile); err != nil {
+		return g, err
 	}
-	if features = cfg.GuestFeatures; features == 0 {
-		features = p.features
+	if g.features = cfg.GuestFeatures; g.features == 0 {
+		g.features = g.profile.features
 	}
-	if features&featureSNP == 0 {
-		err = fmt.Errorf("%w: guest features %#x lack SNPActive (bit 0)", ErrConfig, features)
-		return
+	if g.features&featureSNP == 0 {
+		return g, fmt.Errorf("%w: guest features %#x lack SNPActive (bit 0)", ErrConfig, g.features)
 	}
-	img, err = cfg.image()
-	return
+	return g, nil
 }
 
 func (cfg *Config) image() (*Image, error) {

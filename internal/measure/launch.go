@@ -2,13 +2,16 @@ package measure
 
 import (
 	"crypto/sha256"
+	"crypto/sha512"
 	"fmt"
+	"slices"
 )
 
 const (
 	whyNoKernel = "no kernel given: the digest covers the firmware alone, and whatever that boots"
 	whyEmpty    = "the kernel is an empty file"
 	whyNoInitrd = "no initramfs given, or an empty one"
+	whyCloud    = "a cloud starts its own firmware and takes no kernel from you: nothing says that its table of hashes is yours"
 	whySVSM     = "an SVSM launch has no kernel-hashes page"
 	whyLegacy   = "not an SEV-SNP digest: there is no signed report that shows it"
 )
@@ -18,11 +21,49 @@ var nothing = sha256.Sum256(nil)
 // SNP computes the digest of a SEV-SNP launch. Errors wrap one of the
 // package's sentinels; with an error there is no digest.
 func SNP(cfg Config) (*Result, error) {
-	img, p, sig, features, err := cfg.prepare()
+	img, err := cfg.snpImage()
 	if err != nil {
 		return nil, err
 	}
+	g, err := cfg.guest()
+	if err != nil {
+		return nil, err
+	}
+	hashed, hashes := cfg.prepare(img)
+	c := hashed.toVCPUs(img, g.profile, hashes)
+	v := c.start(img, g)
+	if v.extend(cfg.VCPUs); cfg.VCPUs > 1 {
+		v.done("other processors", PageVMSA, vmsaGPA, uint64(cfg.VCPUs-1)*PageSize)
+	}
+	r := &Result{Digest: v.ld, Steps: v.steps, Hashes: hashes, VCPUSig: g.sig, GuestFeatures: g.features}
+	if hashes != nil {
+		r.Table = uint64(img.HashTableGPA)
+	}
+	r.Why = cover(hashes, g.profile)
+	r.Complete = r.Why == ""
+	return r, nil
+}
+
+// Prepare gives the same SEV-SNP launch with its files hashed: the firmware's
+// chain and hashes in place of kernel and initramfs. Digests of it, with other
+// vCPUs or another command line, then cost microseconds. What says how the
+// vCPUs start is neither needed nor checked.
+func Prepare(cfg Config) (Config, error) {
+	img, err := cfg.snpImage()
+	if err != nil {
+		return Config{}, err
+	}
+	hashed, _ := cfg.prepare(img)
+	return *hashed, nil
+}
+
+// snpImage checks what an SNP launch is made of, but its vCPUs.
+func (cfg *Config) snpImage() (*Image, error) {
 	if err := cfg.noSVSM(); err != nil {
+		return nil, err
+	}
+	img, err := cfg.image()
+	if err != nil {
 		return nil, err
 	}
 	if !img.HasMetadata {
@@ -32,47 +73,76 @@ func SNP(cfg Config) (*Result, error) {
 		return nil, badImage("no reset block: the start address of further vCPUs is unknown")
 	}
 	withKernel, err := cfg.hasKernel()
-	if err != nil {
-		return nil, err
+	if err != nil || !withKernel {
+		return img, err
 	}
-	if withKernel {
-		if err := img.canHash(true); err != nil {
-			return nil, err
-		}
-	}
+	return img, img.canHash(true)
+}
 
-	c := &chain{}
+// prepare hashes what snpImage has checked. The hashes are nil without a kernel.
+func (cfg Config) prepare(img *Image) (*Config, *Hashes) {
+	withKernel := cfg.Kernel != nil || cfg.KernelHash != nil
 	wait := cfg.hashAsync(withKernel)
-	if cfg.FirmwareChain != nil {
-		c.ld = *cfg.FirmwareChain
-		c.done("firmware (precomputed)", PageNormal, firmwareGPA(cfg.Firmware), uint64(len(cfg.Firmware)))
-	} else {
+	if cfg.FirmwareChain == nil {
+		c := &chain{}
 		c.normal("firmware", firmwareGPA(cfg.Firmware), cfg.Firmware)
+		cfg.FirmwareChain, cfg.hashedHere = &c.ld, true
 	}
 	hashes := wait()
-
-	c.sections(img, p, hashes)
-	c.vmsas("boot processor", (*[PageSize]byte)(p.real(bspEIP, sig, features)), 1)
-	c.vmsas("other processors", (*[PageSize]byte)(p.real(img.ResetEIP, sig, features)), cfg.VCPUs-1)
-
-	r := &Result{Digest: c.ld, Steps: c.steps, Hashes: hashes, VCPUSig: sig, GuestFeatures: features}
 	if withKernel {
-		r.Table = uint64(img.HashTableGPA)
+		cfg.Kernel, cfg.KernelHash = nil, &hashes.Kernel
+		cfg.Initrd, cfg.InitrdHash = nil, &hashes.Initrd
 	}
-	r.Why = cover(hashes)
-	r.Complete = r.Why == ""
-	return r, nil
+	return &cfg, hashes
+}
+
+// toVCPUs is the chain of a prepared launch up to its first VMSA.
+func (cfg *Config) toVCPUs(img *Image, p profile, hashes *Hashes) *chain {
+	c := &chain{ld: *cfg.FirmwareChain}
+	what := "firmware (precomputed)"
+	if cfg.hashedHere {
+		what = "firmware"
+	}
+	c.done(what, PageNormal, firmwareGPA(cfg.Firmware), uint64(len(cfg.Firmware)))
+	c.sections(img, p, hashes)
+	return c
+}
+
+// vcpuChain is a chain that has reached its VMSAs. A launch with more vCPUs is
+// one with fewer, extended.
+type vcpuChain struct {
+	chain
+	other [48]byte // contents of every VMSA but the first
+	n     int
+}
+
+// start copies c and measures the boot processor.
+func (c *chain) start(img *Image, g guest) *vcpuChain {
+	other := g.real(img.ResetEIP, g.sig, g.features)
+	v := &vcpuChain{chain: chain{ld: c.ld, steps: slices.Clip(c.steps)}, other: sha512.Sum384(other[:]), n: 1}
+	v.vmsas("boot processor", (*[PageSize]byte)(g.real(bspEIP, g.sig, g.features)), 1)
+	return v
+}
+
+// extend measures processors until there are n.
+func (v *vcpuChain) extend(n int) {
+	for ; v.n < n; v.n++ {
+		v.page(PageVMSA, vmsaGPA, &v.other)
+	}
 }
 
 // SVSM computes the digest of a SEV-SNP launch under an SVSM (COCONUT-SVSM as
 // QEMU starts it): firmware, then the SVSM below the variable store, then the
 // SVSM's metadata. Every vCPU starts in the SVSM. It is never Complete.
 func SVSM(cfg Config) (*Result, error) {
-	_, p, sig, _, err := cfg.prepare()
+	g, err := cfg.guest()
 	if err != nil {
 		return nil, err
 	}
-	if p.fixedRDX {
+	if _, err := cfg.image(); err != nil {
+		return nil, err
+	}
+	if g.fixedRDX {
 		return nil, fmt.Errorf("%w: SVSM is known for QEMU only, not for %s", ErrConfig, cfg.VMM)
 	}
 	if withKernel, err := cfg.hasKernel(); err != nil {
@@ -104,12 +174,12 @@ func SVSM(cfg Config) (*Result, error) {
 	c := &chain{}
 	c.normal("firmware", fw, cfg.Firmware)
 	c.normal("SVSM", base, cfg.SVSM)
-	c.sections(svsm, p, nil)
+	c.sections(svsm, g.profile, nil)
 	eip := uint32(base) + svsm.LaunchOffset // base is below 4 GiB
 	// The reference tool's vectors have SNPActive alone here, whatever the
 	// caller asks for the guest.
-	c.vmsas("processors", (*[PageSize]byte)(p.protected(eip, sig, featureSNP)), cfg.VCPUs)
-	return &Result{Digest: c.ld, Steps: c.steps, Why: whySVSM, VCPUSig: sig, GuestFeatures: featureSNP}, nil
+	c.vmsas("processors", (*[PageSize]byte)(g.protected(eip, g.sig, featureSNP)), cfg.VCPUs)
+	return &Result{Digest: c.ld, Steps: c.steps, Why: whySVSM, VCPUSig: g.sig, GuestFeatures: featureSNP}, nil
 }
 
 // FirmwareChain is the digest after the pages of an SNP launch's firmware, to
@@ -156,10 +226,12 @@ func (c *chain) sections(img *Image, p profile, hashes *Hashes) {
 
 // cover says what of kernel, initramfs and command line is missing; "" is
 // nothing. The command line is always in the table, an empty one too.
-func cover(h *Hashes) string {
+func cover(h *Hashes, p profile) string {
 	switch {
 	case h == nil:
 		return whyNoKernel
+	case p.cloud:
+		return whyCloud
 	case h.Kernel == nothing:
 		return whyEmpty
 	case h.Initrd == nothing:

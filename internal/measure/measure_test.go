@@ -107,6 +107,9 @@ func TestComplete(t *testing.T) {
 		{"hash of an empty initramfs", func(c *Config) { c.Initrd, c.InitrdHash = nil, &nothing }, false, whyNoInitrd},
 		{"empty kernel", func(c *Config) { c.Kernel = []byte{} }, false, whyEmpty},
 		{"no kernel", func(c *Config) { c.Kernel, c.Initrd, c.Append = nil, nil, "" }, false, whyNoKernel},
+		{"EC2", func(c *Config) { c.VMM = EC2 }, false, whyCloud},
+		{"GCE", func(c *Config) { c.VMM = GCE }, false, whyCloud},
+		{"GCE, no kernel", func(c *Config) { c.VMM, c.Kernel, c.Initrd, c.Append = GCE, nil, nil, "" }, false, whyNoKernel},
 	} {
 		cfg := demo()
 		tc.change(&cfg)

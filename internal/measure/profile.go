@@ -35,6 +35,7 @@ const (
 
 // profile is how a VMM (and a host's KVM) fills the first VMSA.
 type profile struct {
+	cloud         bool // no kernel of the user's is started, so none is covered
 	bspCS, ss, tr uint16
 	gpat          uint64
 	fixedRDX      bool // rdx is rdx, else the CPUID signature
@@ -62,8 +63,8 @@ var qemuHosts = map[string]profile{
 }
 
 var clouds = map[string]profile{
-	EC2: {bspCS: 0x9a, ss: 0x92, tr: 0x83, gpat: resetPAT, fixedRDX: true, rdx: 0x600, features: featureSNP, secMemory: PageZero, cpuidLast: true},
-	GCE: {bspCS: 0x9b, ss: 0x93, tr: 0x8b, gpat: 0x00070106, fixedRDX: true, rdx: 0x600, features: featureSNP, secMemory: PageUnmeasured},
+	EC2: {cloud: true, bspCS: 0x9a, ss: 0x92, tr: 0x83, gpat: resetPAT, fixedRDX: true, rdx: 0x600, features: featureSNP, secMemory: PageZero, cpuidLast: true},
+	GCE: {cloud: true, bspCS: 0x9b, ss: 0x93, tr: 0x8b, gpat: 0x00070106, fixedRDX: true, rdx: 0x600, features: featureSNP, secMemory: PageUnmeasured},
 }
 
 // VMMs lists the names that Config.VMM takes.
@@ -71,6 +72,14 @@ func VMMs() []string { return []string{QEMU, EC2, GCE} }
 
 // Hosts lists the names that Config.Host takes, for QEMU.
 func Hosts() []string { return slices.Sorted(maps.Keys(qemuHosts)) }
+
+// HostName is the host profile that the launch is computed for; "" is a cloud's.
+func (cfg *Config) HostName() string {
+	if cfg.Host == "" && (cfg.VMM == "" || cfg.VMM == QEMU) {
+		return HostLinux69
+	}
+	return cfg.Host
+}
 
 // profileOf finds the profile; an empty VMM is QEMU, an empty host Linux 6.9.
 func profileOf(vmm, host string) (profile, error) {
