@@ -7,12 +7,15 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"attestbox/applets"
 	"attestbox/internal/image/imagetest"
 	"attestbox/internal/measure"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"mkimage": func() { os.Exit(mkimage()) }})
+	attestbox := func() { os.Exit(applets.Main(os.Args)) }
+	testscript.Main(m, map[string]func(){"mkimage": func() { os.Exit(mkimage()) },
+		"policy": attestbox, "snp-sim": attestbox, "verifier": attestbox})
 }
 
 // The scripts begin with the inputs of an image in $WORK.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -107,17 +106,10 @@ func (e *editFlags) trust(m, name, instance string) error {
 	return e.add(e.days, time.Now(), append(lines, m+" is-trusted")...)
 }
 
-func incomplete(format string, a ...any) error {
-	return applet.Refused(code.MeasurementIncomplete, fmt.Errorf(format, a...))
-}
-
 // imageDigest computes the launch digest of an image folder from its files. No
 // claim is made of a digest that does not cover kernel, initramfs and command
 // line.
 func imageDigest(dir, ovmf string) (string, error) {
-	if filepath.Base(dir) == image.RecordName {
-		dir = filepath.Dir(dir)
-	}
 	var firmware []byte
 	var err error
 	if ovmf != "" {
@@ -125,21 +117,9 @@ func imageDigest(dir, ovmf string) (string, error) {
 			return "", err
 		}
 	}
-	r, err := image.Inspect(dir, firmware)
-	if errors.Is(err, image.ErrNoFirmware) {
-		return "", applet.WithHint(incomplete("image %q: %w", dir, err), "name the firmware file with -ovmf")
-	}
-	switch {
-	case err != nil:
-		return "", applet.WithHint(fmt.Errorf("image %q: %w", dir, err), "make the folder with: mkimage build -out DIR ...")
-	case r.Debug || r.Record.Debug:
-		return "", incomplete("image %q has a debug shell and must never be trusted", dir)
-	case len(r.Mismatches) > 0:
-		return "", applet.WithHint(incomplete("image %q: its files are not what its record says: %s", dir, r.Mismatches[0]), "build it again")
-	case r.Record.Measurement == nil || r.Digest == "":
-		return "", incomplete("image %q has no launch digest", dir)
-	case !r.Record.Measurement.Complete:
-		return "", incomplete("image %q: its launch digest is incomplete: %s", dir, r.Record.Measurement.Why)
+	r, err := image.Claimable(dir, firmware)
+	if err != nil {
+		return "", err
 	}
 	return r.Digest, nil
 }

@@ -62,6 +62,11 @@ func runSign(_ context.Context, env *applet.Env, args []string) error {
 		return applet.Fail(code.PolicyKey, errors.New("policy.key, policy.crt and policy.txt are not of one key"))
 	}
 	now := time.Now()
+	for _, c := range p.Claims() {
+		if c.Draft() && !c.NotAfter.IsZero() && c.NotAfter.Before(now) {
+			return applet.WithHint(applet.Refused(code.ClaimExpired, fmt.Errorf("%s: it would be signed after its end", c)), "give the draft another time, or none for -days from now")
+		}
+	}
 	next(p, old, now, days, renew)
 	signed, err := p.Sign(key)
 	if err != nil {
@@ -125,7 +130,7 @@ func next(p *claim.Policy, old *claim.VerifiedPolicy, now time.Time, days, renew
 	p.Version++
 	for _, c := range p.Claims() {
 		if !c.Draft() && !c.Revokes() && renew > 0 && c.NotAfter.Before(now.AddDate(0, 0, renew)) {
-			c.Serial = 0
+			c.Serial, c.NotBefore, c.NotAfter = 0, time.Time{}, time.Time{}
 		}
 	}
 	p.Complete(now, time.Duration(days)*24*time.Hour)

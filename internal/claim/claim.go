@@ -15,11 +15,11 @@ type Claim struct {
 	// refuses.
 	Serial uint64
 	// NotBefore and NotAfter are whole seconds in UTC, both inclusive; zero in
-	// a draft.
+	// a draft that leaves its time to whoever numbers it.
 	NotBefore, NotAfter time.Time
 }
 
-// Draft says that the claim still lacks its number and time.
+// Draft says that the claim still lacks its number, and mostly its time.
 func (c *Claim) Draft() bool { return c.Serial == 0 }
 
 // Revokes says that the claim is a revocation: those are in force whatever the
@@ -39,17 +39,23 @@ const stamp = "2006-01-02T15:04:05Z"
 // String is the canonical text of the claim.
 func (c *Claim) String() string {
 	s := c.Statement.String()
-	if c.Draft() {
+	switch {
+	case c.Draft() && c.NotBefore.IsZero():
 		return s
+	case c.Draft():
+		s += "; from "
+	default:
+		s += "; claim " + strconv.FormatUint(c.Serial, 10) + " from "
 	}
-	s += "; claim " + strconv.FormatUint(c.Serial, 10) + " from " + c.NotBefore.Format(stamp) + " to "
+	s += c.NotBefore.Format(stamp) + " to "
 	if c.Revokes() {
 		return s + "never"
 	}
 	return s + c.NotAfter.Format(stamp)
 }
 
-// parseClaim reads a claim; a draft has no "; claim ..." part.
+// parseClaim reads a claim; a draft has no "; claim ..." part, or one without a
+// number.
 func parseClaim(s string, sc *scope) (c Claim, err error) {
 	text, tail, numbered := strings.Cut(s, ";")
 	if c.Statement, err = parseStatement(text, sc); err != nil {
@@ -59,22 +65,25 @@ func parseClaim(s string, sc *scope) (c Claim, err error) {
 		return c, nil
 	}
 	f := strings.Fields(tail)
-	if len(f) != 6 || f[0] != "claim" || f[2] != "from" || f[4] != "to" {
-		return c, errors.New(`want "; claim NUMBER from TIME to TIME" after the statement`)
+	if len(f) == 6 && f[0] == "claim" {
+		if c.Serial, err = serial(f[1]); err != nil {
+			return c, fmt.Errorf("claim: %w", err)
+		}
+		f = f[2:]
 	}
-	if c.Serial, err = serial(f[1]); err != nil {
-		return c, fmt.Errorf("claim: %w", err)
+	if len(f) != 4 || f[0] != "from" || f[2] != "to" {
+		return c, errors.New(`want "; claim NUMBER from TIME to TIME" after the statement, or "; from TIME to TIME" in a draft`)
 	}
-	if c.NotBefore, err = parseTime(f[3]); err != nil {
+	if c.NotBefore, err = parseTime(f[1]); err != nil {
 		return c, err
 	}
 	if c.Revokes() {
-		if f[5] != "never" {
+		if f[3] != "never" {
 			return c, errors.New(`a revocation does not end: want "to never"`)
 		}
 		return c, nil
 	}
-	if c.NotAfter, err = parseTime(f[5]); err != nil {
+	if c.NotAfter, err = parseTime(f[3]); err != nil {
 		return c, err
 	}
 	if !c.NotAfter.After(c.NotBefore) {
@@ -82,6 +91,9 @@ func parseClaim(s string, sc *scope) (c Claim, err error) {
 	}
 	return c, nil
 }
+
+// ParseTime reads a time as claims write it.
+func ParseTime(s string) (time.Time, error) { return parseTime(s) }
 
 // parseTime reads 2026-01-31T12:00:00Z, or 2026-01-31 for its beginning.
 func parseTime(s string) (time.Time, error) {

@@ -73,6 +73,8 @@ func handwritten(t testing.TB) string {
 		"Chip["+strings.Repeat("ab", 64)+"] is-revoked",
 		"Claim[1] is-revoked",
 		"Certificate["+hash+"] is-revoked",
+		"Measurement["+digestA+"] is-trusted; from 2026-01-01 to 2026-03-01",
+		"Chip["+strings.Repeat("a1", 64)+"] is-revoked; from 2026-01-01 to never",
 	)
 }
 
@@ -89,6 +91,7 @@ func TestHandwritten(t *testing.T) {
 		k.String() + " says Measurement[" + digestA + "] is-trusted\n",
 		`] with-instance[` + hash + `] may-read Secret["db/*"]` + "\n",
 		`; claim 2 from 2026-01-01T00:00:00Z to 2026-04-01T00:00:00Z` + "\n",
+		` is-trusted; from 2026-01-01T00:00:00Z to 2026-03-01T00:00:00Z` + "\n",
 		"Platform[amd-sev-snp, debug: no, migrate: no, tcb.snp >= 22, product in {Genoa, Milan}, vmpl in {0, 1}] has-trusted-platform-property\n",
 		"about Measurement[" + prog + "], Measurement[" + hash + "]\n",
 	} {
@@ -116,6 +119,10 @@ func TestRefused(t *testing.T) {
 	edkey := "Key[ed25519, x, " + hash + "]"
 	for _, tc := range []struct{ line, why string }{
 		{"Measurement[" + digestA + "] is-nice", "unknown verb"},
+		{"Measurement[" + digestA + "] is-trusted; from 2026-01-01 to never", "time"},
+		{"Measurement[" + digestA + "] is-trusted; from 2026-02-01 to 2026-01-01", "ends before"},
+		{"Measurement[" + digestA + "] is-trusted; from 2026-01-01", "want"},
+		{"Measurement[" + digestA + "] is-revoked; from 2026-01-01 to 2026-02-01", "never"},
 		{"Measurement[" + digestA + "] is-trusted-for-authentication", "kind that it cannot be said of"},
 		{"Measurement[" + digestA + "]", "want a word"},
 		{"Measurement[" + digestA + "] is-trusted now", "unexpected"},

@@ -26,6 +26,9 @@ func checkName(s string) error {
 	return nil
 }
 
+// CheckName refuses what is no name of a key or a measurement.
+func CheckName(s string) error { return checkName(s) }
+
 // isDigest says that s is lower-case hex of a measurement's length.
 func isDigest(s string) bool { return isHex(s, 64) || isHex(s, 96) }
 

@@ -339,14 +339,18 @@ func (p *Policy) PolicyKey() (Key, bool) {
 	return Key{}, false
 }
 
-// Complete gives every draft the next serial and a time of its own: from now,
-// whole seconds, for the given duration.
+// Complete gives every draft the next serial, and a time where it has none: from
+// now, whole seconds, for the given duration.
 func (p *Policy) Complete(now time.Time, valid time.Duration) {
 	from := now.UTC().Truncate(time.Second)
 	for _, c := range p.Claims() {
 		if c.Draft() {
 			p.LastSerial++
-			c.Serial, c.NotBefore = p.LastSerial, from
+			c.Serial = p.LastSerial
+			if !c.NotBefore.IsZero() {
+				continue
+			}
+			c.NotBefore = from
 			if !c.Revokes() {
 				c.NotAfter = from.Add(valid.Truncate(time.Second))
 			}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"attestbox/internal/applet"
+	"attestbox/internal/claim"
+	"attestbox/internal/image"
+)
+
+const claimExample = "mkimage claim -ovmf OVMF.amdsev.fd image > web.claims   # then: policy add -dir bank web.claims"
+
+// claimed is one measurement to be trusted.
+type claimed struct {
+	name, digest string // digest in hex
+	how          string // the launch that it is of
+}
+
+// runClaim is `mkimage claim`: the lines of a policy that trust an image. The
+// digest comes from the image's files, never from its record alone.
+func runClaim(_ context.Context, env *applet.Env, args []string) error {
+	fs := env.Flags("[-ovmf FILE] [-name NAME] [-days N] [-from TIME] IMAGE", claimExample)
+	ovmf := fs.String("ovmf", "", "the firmware `FILE` that the image was measured with")
+	name := fs.String("name", "", "call the measurement `NAME` in the policy (default: the image folder's)")
+	days := fs.Int("days", 90, "the claim is in force for `N` days")
+	start := fs.String("from", "", "from this `TIME`, such as 2026-01-31 or 2026-01-31T12:00:00Z (default: now)")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() != 1 {
+		return fs.Usage("want one image folder")
+	}
+	if *days < 1 || *days > 3660 {
+		return fs.Usage("-days is from 1 to 3660")
+	}
+	from := time.Now().UTC().Truncate(time.Second)
+	if *start != "" {
+		var err error
+		if from, err = claim.ParseTime(*start); err != nil {
+			return fs.Usage("-from: %v", err)
+		}
+	}
+	dir := fs.Arg(0)
+	if *name == "" {
+		*name = imageName(dir)
+	}
+	if err := claim.CheckName(*name); err != nil {
+		return fs.Usage("-name: %v", err)
+	}
+	_, r, err := claimable(dir, *ovmf)
+	if err != nil {
+		return err
+	}
+	m := r.Record.Measurement
+	list := []claimed{{*name, r.Digest, fmt.Sprintf("%d x %s, features %#x, %s", m.VCPUs, m.VCPUType, m.GuestFeatures, m.VMM)}}
+	if note := forSimulator(r); note != "" {
+		fmt.Fprintf(env.Stderr, "%s: %s\n", env.Name, note)
+	}
+	_, err = io.WriteString(env.Stdout, claimText(r, list, from, from.AddDate(0, 0, *days)))
+	return err
+}
+
+// claimable reads an image folder whose digest may be trusted, and the firmware
+// that it was measured with.
+func claimable(dir, ovmf string) (firmware []byte, r *image.Report, err error) {
+	if ovmf != "" {
+		if firmware, err = readBounded(ovmf); err != nil {
+			return nil, nil, err
+		}
+	}
+	r, err = image.Claimable(dir, firmware)
+	return firmware, r, err
+}
+
+// imageName is what an image folder, or the one of an image.json, is called.
+func imageName(dir string) string {
+	if filepath.Base(dir) == image.RecordName {
+		dir = filepath.Dir(dir)
+	}
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
+	return filepath.Base(dir)
+}
+
+// forSimulator says why hardware never reports an image's digest, or "".
+func forSimulator(r *image.Report) string {
+	switch {
+	case r.Record.Measurement.Synthetic:
+		return "SYNTHETIC FIRMWARE: only the simulator reports this digest"
+	case r.Simulator:
+		return "SIMULATOR IMAGE: a program in it stands in for the secure processor"
+	}
+	return ""
+}
+
+// claimText prints declarations and drafts that say their time, for `policy
+// add`.
+func claimText(r *image.Report, list []claimed, from, to time.Time) string {
+	var b strings.Builder
+	p := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+	out := r.Record.Outputs
+	p("# Computed by mkimage claim from the image's files: kernel %s,", printable(r.Record.KernelRelease))
+	p("# vmlinuz sha256 %s,", out.Kernel.SHA256)
+	p("# initrd sha256 %s,", out.Initrd.SHA256)
+	p("# command line %s,", printable(r.Cmdline))
+	p("# firmware sha256 %s.", r.Record.Measurement.Firmware.SHA256)
+	if note := forSimulator(r); note != "" {
+		p("# %s", note)
+	}
+	for _, c := range list {
+		p("# %s", c.how)
+		p("measurement %s %s", c.name, c.digest)
+		st := claim.Statement{Clause: claim.Clause{Subject: claim.Measurement{Digest: c.digest}, Verb: claim.IsTrusted}}
+		draft := claim.Claim{Statement: st, NotBefore: from, NotAfter: to}
+		p("%s", &draft)
+	}
+	return b.String()
+}
+
+// printable keeps text of the image inside its comment.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
+}
