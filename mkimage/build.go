@@ -38,30 +38,8 @@ func (l nameList) Set(v string) error {
 func runBuild(_ context.Context, env *applet.Env, args []string) error {
 	start := time.Now()
 	fs := env.Flags("[-manifest FILE] [flags] -out DIR", buildExample)
-	var set image.Manifest
-	var files applet.Strings
-	manifest := fs.String("manifest", "", "read the parts from this JSON `FILE`; flags override its fields, lists replace them")
+	parts := addParts(fs)
 	out := fs.String("out", "", "`DIR` that gets initrd, vmlinuz, cmdline and image.json")
-	fs.StringVar(&set.Kernel, "kernel", "", "kernel (bzImage)")
-	fs.StringVar(&set.ModulesDir, "modules-dir", "", "the kernel's `DIR` /lib/modules/RELEASE; depmod is not needed")
-	fs.Var(nameList{&set.Modules}, "module", "`NAMES` of modules, with commas; \"default\" stands for the default set (default: that set)")
-	fs.StringVar(&set.Guest, "guest", "", "static guest binary, bin/attestbox-guest")
-	fs.Var(nameList{&set.Applets}, "applets", "`NAMES` of the guest's applets that get a symlink (default "+strings.Join(image.DefaultApplets, ",")+")")
-	fs.StringVar(&set.Config, "config", "", "configuration of init, `FILE` init.json")
-	fs.StringVar(&set.Verity, "verity", "", "write this record of mkimage disk -verity, a `FILE`, into the configuration's root")
-	fs.Var((*applet.Strings)(&set.Certificates), "cert", "certificate `FILE` for /etc/attestbox/certs; may be repeated")
-	fs.Var(&files, "file", "a further file or folder, `DST=SRC[:MODE]`; may be repeated")
-	fs.StringVar(&set.Append, "append", "", "kernel command line; the required parameters are added to it")
-	fs.StringVar(&set.Compress, "compress", "", "zstd, gzip or none (default zstd)")
-	fs.StringVar(&set.SimDevice, "sim-device", "", "make a simulator image with this snp-sim-device `BINARY`")
-	fs.BoolVar(&set.Debug, "debug", false, "add a shell that init starts on the console when the boot fails: the image must never be trusted")
-	fs.StringVar(&set.Busybox, "busybox", "", "static busybox `FILE` for -debug")
-	fs.StringVar(&set.Firmware, "ovmf", "", "firmware `FILE` of the launch digest (default: synthetic, for the simulator)")
-	fs.IntVar(&set.VCPUs, "vcpus", 0, "virtual CPUs of the launch digest (default 1)")
-	fs.StringVar(&set.VCPUType, "vcpu-type", "", "QEMU CPU model of the launch digest (default by -product, else EPYC-Milan)")
-	fs.StringVar(&set.Product, "product", "", "Milan, Genoa, Bergamo, Siena or Turin: chooses -vcpu-type")
-	fs.Uint64Var(&set.GuestFeatures, "guest-features", 0, "SEV_FEATURES of the launch digest (default 0x1)")
-	fs.StringVar(&set.VMM, "vmm", "", "VMM of the launch digest: qemu, ec2, gce (default qemu)")
 	verbose := fs.Bool("v", false, "show each step")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -72,19 +50,9 @@ func runBuild(_ context.Context, env *applet.Env, args []string) error {
 	if *out == "" {
 		return fs.Usage("-out is missing")
 	}
-	for _, f := range files {
-		pf, err := image.ParseFile(f)
-		if err != nil {
-			return fs.Usage("-file: %v", err)
-		}
-		set.Files = append(set.Files, pf)
-	}
-	m, err := readManifest(*manifest, &set)
+	m, err := parts.read(fs)
 	if err != nil {
 		return err
-	}
-	if err := m.Check(); err != nil {
-		return fs.Usage("%v", err)
 	}
 	opt, err := buildOptions(env, *verbose)
 	if err != nil {
@@ -102,6 +70,59 @@ func runBuild(_ context.Context, env *applet.Env, args []string) error {
 	}
 	summary(env, *out, img.Record, time.Since(start))
 	return nil
+}
+
+// parts are the flags that say what an image is made of.
+type parts struct {
+	manifest string
+	set      image.Manifest
+	files    applet.Strings
+}
+
+func addParts(fs *applet.FlagSet) *parts {
+	p := &parts{}
+	set := &p.set
+	fs.StringVar(&p.manifest, "manifest", "", "read the parts from this JSON `FILE`; flags override its fields, lists replace them")
+	fs.StringVar(&set.Kernel, "kernel", "", "kernel (bzImage)")
+	fs.StringVar(&set.ModulesDir, "modules-dir", "", "the kernel's `DIR` /lib/modules/RELEASE; depmod is not needed")
+	fs.Var(nameList{&set.Modules}, "module", "`NAMES` of modules, with commas; \"default\" stands for the default set (default: that set)")
+	fs.StringVar(&set.Guest, "guest", "", "static guest binary, bin/attestbox-guest")
+	fs.Var(nameList{&set.Applets}, "applets", "`NAMES` of the guest's applets that get a symlink (default "+strings.Join(image.DefaultApplets, ",")+")")
+	fs.StringVar(&set.Config, "config", "", "configuration of init, `FILE` init.json")
+	fs.StringVar(&set.Verity, "verity", "", "write this record of mkimage disk -verity, a `FILE`, into the configuration's root")
+	fs.Var((*applet.Strings)(&set.Certificates), "cert", "certificate `FILE` for /etc/attestbox/certs; may be repeated")
+	fs.Var(&p.files, "file", "a further file or folder, `DST=SRC[:MODE]`; may be repeated")
+	fs.StringVar(&set.Append, "append", "", "kernel command line; the required parameters are added to it")
+	fs.StringVar(&set.Compress, "compress", "", "zstd, gzip or none (default zstd)")
+	fs.StringVar(&set.SimDevice, "sim-device", "", "make a simulator image with this snp-sim-device `BINARY`")
+	fs.BoolVar(&set.Debug, "debug", false, "add a shell that init starts on the console when the boot fails: the image must never be trusted")
+	fs.StringVar(&set.Busybox, "busybox", "", "static busybox `FILE` for -debug")
+	fs.StringVar(&set.Firmware, "ovmf", "", "firmware `FILE` of the launch digest (default: synthetic, for the simulator)")
+	fs.IntVar(&set.VCPUs, "vcpus", 0, "virtual CPUs of the launch digest (default 1)")
+	fs.StringVar(&set.VCPUType, "vcpu-type", "", "QEMU CPU model of the launch digest (default by -product, else EPYC-Milan)")
+	fs.StringVar(&set.Product, "product", "", "Milan, Genoa, Bergamo, Siena or Turin: chooses -vcpu-type")
+	fs.Uint64Var(&set.GuestFeatures, "guest-features", 0, "SEV_FEATURES of the launch digest (default 0x1)")
+	fs.StringVar(&set.VMM, "vmm", "", "VMM of the launch digest: qemu, ec2, gce (default qemu)")
+	return p
+}
+
+// read gives the manifest that flags and file make together.
+func (p *parts) read(fs *applet.FlagSet) (*image.Manifest, error) {
+	for _, f := range p.files {
+		pf, err := image.ParseFile(f)
+		if err != nil {
+			return nil, fs.Usage("-file: %v", err)
+		}
+		p.set.Files = append(p.set.Files, pf)
+	}
+	m, err := readManifest(p.manifest, &p.set)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Check(); err != nil {
+		return nil, fs.Usage("%v", err)
+	}
+	return m, nil
 }
 
 const debugWarning = `
@@ -138,10 +159,16 @@ func buildOptions(env *applet.Env, verbose bool) (image.Options, error) {
 		}
 		opt.SourceDateEpoch = uint32(n)
 	}
-	if verbose || isTerminal(env) {
-		opt.Progress = func(step string) { fmt.Fprintf(env.Stderr, "%s: %s\n", env.Name, step) }
-	}
+	opt.Progress = steps(env, verbose)
 	return opt, nil
+}
+
+// steps shows each step of a build, on a terminal or where that is asked for.
+func steps(env *applet.Env, verbose bool) func(string) {
+	if !verbose && !isTerminal(env) {
+		return nil
+	}
+	return func(step string) { fmt.Fprintf(env.Stderr, "%s: %s\n", env.Name, step) }
 }
 
 func isTerminal(env *applet.Env) bool {

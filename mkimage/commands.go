@@ -16,6 +16,7 @@ import (
 var commands = []applet.Applet{
 	{Name: "build", Summary: "pack kernel, modules, guest binary and configuration into an image", Run: runBuild},
 	{Name: "inspect", Summary: "list what is in an image and recompute its launch digest", Run: runInspect},
+	{Name: "verify", Summary: "build an image again from its inputs and compare", Run: runVerify},
 	{Name: "measure", Summary: "compute a launch digest from firmware, kernel, initramfs and command line", Run: runMeasure},
 	{Name: "claim", Summary: "print the claims that trust an image, for policy add", Run: runClaim},
 	{Name: "disk", Summary: "write an encrypted root disk from a folder or an archive", Run: runDisk},

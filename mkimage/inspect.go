@@ -79,14 +79,19 @@ func inspect(name string, firmware []byte) (*image.Report, error) {
 	return image.InspectInitrd(data)
 }
 
+// printable keeps an image by somebody else from writing to the terminal as it likes.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
 func printReport(w io.Writer, r *image.Report) {
 	p := func(format string, a ...any) {
-		fmt.Fprintln(w, strings.Map(func(r rune) rune {
-			if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 {
-				return '?' // an image by somebody else does not write to the terminal as it likes
-			}
-			return r
-		}, fmt.Sprintf(format, a...)))
+		fmt.Fprintln(w, printable(fmt.Sprintf(format, a...)))
 	}
 	p("files (%s)", r.Compress)
 	for _, f := range r.Files {

@@ -111,8 +111,10 @@ const (
 	// images
 	ImageCmdline    Code = "image-cmdline"
 	ImageDigest     Code = "image-digest"
+	ImageInput      Code = "image-input"
 	ImageModule     Code = "image-module"
 	ImagePrivateKey Code = "image-private-key"
+	ImageRebuild    Code = "image-rebuild"
 	ImageRefused    Code = "image-refused"
 
 	// appraisal of SNP evidence, seen on the verifier's side only
@@ -309,8 +311,10 @@ var table = map[Code]string{
 
 	ImageCmdline:    "the image's kernel command line is one that init or the guest's safety rules refuse",
 	ImageDigest:     "an image's files or its launch digest are not what its record says",
+	ImageInput:      "an input by which an image could be built again was not found",
 	ImageModule:     "a kernel module that the image needs is missing",
 	ImagePrivateKey: "an input of the image is or holds a private key",
+	ImageRebuild:    "an image built again from its inputs is not the recorded one",
 	ImageRefused:    "an input has no place in an image",
 
 	AttestdBusy:       "attestd has too much to do, or this user asks too often",

@@ -68,6 +68,7 @@ func Build(m *Manifest, opt Options) (*Image, error) {
 	}
 	b := &builder{m: m, opt: opt, a: Archive{MTime: opt.SourceDateEpoch}, rec: &Record{
 		Format: 1, Tool: thisTool(), Debug: m.Debug, Simulator: m.SimDevice != "", SourceDateEpoch: opt.SourceDateEpoch,
+		Recipe: recipeOf(m),
 	}}
 	for _, step := range []struct {
 		what string
@@ -105,6 +106,7 @@ func Build(m *Manifest, opt Options) (*Image, error) {
 	if b.rec.Measurement, err = b.measure(sum); err != nil {
 		return nil, err
 	}
+	slices.Sort(b.rec.Recipe.Files)
 	slices.SortStableFunc(b.rec.Inputs, func(x, y Input) int { return strings.Compare(x.Path, y.Path) })
 	return &Image{Initrd: initrd, Kernel: b.kernel, Cmdline: b.rec.Cmdline, Record: b.rec}, nil
 }
@@ -273,6 +275,9 @@ func (b *builder) addModules() error {
 	tree, err := OpenModules(b.m.ModulesDir)
 	if err != nil {
 		return err
+	}
+	if tree.builtinList != nil {
+		b.input("builtin", builtinName, "", tree.builtinList)
 	}
 	mods, err := tree.Closure(tree.expand(b.m.Modules, b.fileSystems()))
 	if err != nil {

@@ -85,6 +85,12 @@ func checkCertificate(name string, data []byte) error {
 
 func (b *builder) addFiles() error {
 	for _, f := range b.m.Files {
+		if f.link != "" || f.folder {
+			if err := b.addBare(f.Path, f.link); err != nil {
+				return err
+			}
+			continue
+		}
 		st, err := os.Stat(f.Source)
 		if err != nil {
 			return fmt.Errorf("adding %q: %w", f.Path, err)
@@ -123,26 +129,40 @@ func (b *builder) addTree(dst, src string) error {
 		to := path.Join(dst, filepath.ToSlash(rel))
 		switch {
 		case d.IsDir():
-			clean, err := CleanPath(to)
-			if err != nil {
-				return err
-			}
-			if e, ok := b.a.Get(clean); ok && e.Mode&TypeMask == TypeDir {
-				return nil
-			}
-			return b.a.AddDir(clean, 0o755)
+			return b.addBare(to, "")
 		case d.Type()&fs.ModeSymlink != 0:
 			target, err := os.Readlink(p)
 			if err != nil {
 				return err
 			}
-			if err := b.checkPlace(to, target); err != nil {
-				return err
-			}
-			return b.a.AddSymlink(to, target)
+			return b.addBare(to, target)
 		}
 		return b.addFile(to, p, "")
 	})
+}
+
+// addBare adds what has no contents: a symlink, or without a target a folder.
+func (b *builder) addBare(dst, target string) error {
+	clean, err := CleanPath(dst)
+	if err != nil {
+		return err
+	}
+	if target == "" {
+		if e, ok := b.a.Get(clean); ok && e.Mode&TypeMask == TypeDir {
+			return nil
+		}
+		b.recipeFile(clean)
+		return b.a.AddDir(clean, 0o755)
+	}
+	if err := b.checkPlace(dst, target); err != nil {
+		return err
+	}
+	b.recipeFile(clean)
+	return b.a.AddSymlink(clean, target)
+}
+
+func (b *builder) recipeFile(clean string) {
+	b.rec.Recipe.Files = append(b.rec.Recipe.Files, "/"+clean)
 }
 
 // addFile adds one file. Of the source's mode only the owner's execute bit
@@ -175,6 +195,7 @@ func (b *builder) addFile(dst, src, mode string) error {
 		}
 	}
 	b.input("file", src, dst, data)
+	b.recipeFile(strings.TrimPrefix(dst, "/"))
 	return b.a.AddFile(dst, perm, data)
 }
 

@@ -5,14 +5,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"reflect"
 	"strings"
 
 	"attestbox/initramfs/config"
 	"attestbox/internal/measure"
-	"attestbox/internal/strictjson"
 )
 
 // ErrNoFirmware says that a digest was not recomputed for want of the firmware.
@@ -83,18 +81,9 @@ func Inspect(dir string, firmware []byte) (*Report, error) {
 			return nil, fmt.Errorf("reading image: %w", err)
 		}
 	}
-	raw, err := readFile(filepath.Join(dir, RecordName), 64<<20)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reading image: %q has no %s: not an output folder of mkimage build", dir, RecordName)
-	} else if err != nil {
-		return nil, fmt.Errorf("reading image: %w", err)
-	}
-	rec := &Record{}
-	if err := strictjson.Unmarshal(raw, rec); err != nil {
-		return nil, fmt.Errorf("reading %q: %w", RecordName, err)
-	}
-	if rec.Format != 1 || rec.Measurement == nil {
-		return nil, fmt.Errorf("reading %q: format %d, want 1 with a measurement", RecordName, rec.Format)
+	rec, _, err := ReadRecord(dir)
+	if err != nil {
+		return nil, err
 	}
 	// An initramfs that cannot be read is one that was changed: its hash is
 	// compared all the same.

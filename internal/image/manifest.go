@@ -43,6 +43,10 @@ type File struct {
 	Path   string `json:"path"`           // in the image, absolute
 	Source string `json:"source"`         // a file, or a folder that is copied whole
 	Mode   string `json:"mode,omitempty"` // octal; absent = 0755 if the owner may execute the source, else 0644
+
+	// Of an image that is built again from its record, without the source folder.
+	link   string // target of a symlink
+	folder bool
 }
 
 // DefaultApplets are the symlinks that an image has when none are named.

@@ -42,6 +42,9 @@ var forbidden = map[string]string{
 // simOnly are the forbidden modules that the simulator's list may hold.
 var simOnly = map[string]bool{"fuse": true, "cuse": true}
 
+// builtinName is the kernel's list of the modules that it has built in.
+const builtinName = "modules.builtin"
+
 // Module is one module file of a kernel.
 type Module struct {
 	Name string // kernel's form, with "_"
@@ -55,7 +58,9 @@ type Modules struct {
 	dir     string
 	files   map[string][]string // by name: paths relative to dir
 	builtin map[string]bool
-	loaded  map[string]*loadedModule
+	// builtinList is the file that builtin was read from, nil without one.
+	builtinList []byte
+	loaded      map[string]*loadedModule
 }
 
 type loadedModule struct {
@@ -83,10 +88,11 @@ func OpenModules(dir string) (*Modules, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing kernel modules: %w", err)
 	}
-	raw, err := os.ReadFile(filepath.Join(dir, "modules.builtin"))
+	raw, err := os.ReadFile(filepath.Join(dir, builtinName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("reading the list of built-in modules: %w", err)
 	}
+	m.builtinList = raw
 	for sc := bufio.NewScanner(bytes.NewReader(raw)); sc.Scan(); {
 		if name, ok := ModuleName(strings.TrimSpace(sc.Text())); ok {
 			m.builtin[name] = true

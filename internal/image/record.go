@@ -35,6 +35,7 @@ type Record struct {
 	SourceDateEpoch uint32       `json:"source_date_epoch"`
 	Modules         []string     `json:"modules"` // in load order
 	SimModules      []string     `json:"sim_modules,omitempty"`
+	Recipe          *Recipe      `json:"recipe,omitempty"`
 	Inputs          []Input      `json:"inputs"`
 	Files           []FileRecord `json:"files"` // of the initramfs
 	Outputs         Outputs      `json:"outputs"`
@@ -50,7 +51,7 @@ type Tool struct {
 
 // Input is one file that was read.
 type Input struct {
-	Role   string `json:"role"`           // kernel, module, guest, config, verity, certificate, file, sim-device, busybox, firmware
+	Role   string `json:"role"`           // kernel, module, builtin, guest, config, verity, certificate, file, sim-device, busybox, firmware
 	Name   string `json:"name"`           // the file's base name
 	Path   string `json:"path,omitempty"` // in the image
 	Size   int64  `json:"size"`           // bytes
