@@ -79,8 +79,8 @@ func inspect(name string, firmware []byte) (*image.Report, error) {
 	return image.InspectInitrd(data)
 }
 
-// printable keeps an image by somebody else from writing to the terminal as it likes.
-func printable(s string) string {
+// harmless keeps an image by somebody else from writing to the terminal as it likes.
+func harmless(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 {
 			return '?'
@@ -91,7 +91,7 @@ func printable(s string) string {
 
 func printReport(w io.Writer, r *image.Report) {
 	p := func(format string, a ...any) {
-		fmt.Fprintln(w, printable(fmt.Sprintf(format, a...)))
+		fmt.Fprintln(w, harmless(fmt.Sprintf(format, a...)))
 	}
 	p("files (%s)", r.Compress)
 	for _, f := range r.Files {

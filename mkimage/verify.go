@@ -68,7 +68,7 @@ func explainFind(err error) error {
 
 func verdict(env *applet.Env, rec *image.Record, v *image.Verified) error {
 	for _, t := range v.Tools {
-		fmt.Fprintf(env.Stderr, "%s: note: %s\n", env.Name, printable(t))
+		fmt.Fprintf(env.Stderr, "%s: note: %s\n", env.Name, harmless(t))
 	}
 	for _, a := range v.Absent {
 		fmt.Fprintf(env.Stderr, "%s: note: %s is not beside %s: compared by its recorded hash\n", env.Name, a, image.RecordName)
@@ -82,11 +82,11 @@ func verdict(env *applet.Env, rec *image.Record, v *image.Verified) error {
 		return err
 	}
 	for _, d := range v.Differences {
-		fmt.Fprintf(env.Stderr, "%s: DIFFERS %s\n", env.Name, printable(d))
+		fmt.Fprintf(env.Stderr, "%s: DIFFERS %s\n", env.Name, harmless(d))
 	}
-	err := applet.Refused(code.ImageRebuild, fmt.Errorf("the image is not the one that its inputs make: %s", printable(v.Differences[0])))
+	err := applet.Refused(code.ImageRebuild, fmt.Errorf("the image is not the one that its inputs make: %s", harmless(v.Differences[0])))
 	if len(v.Tools) > 0 {
-		return applet.WithHint(err, "other versions may explain other bytes: use mkimage "+printable(rec.Tool.Version)+" built by "+printable(rec.Tool.Go))
+		return applet.WithHint(err, "other versions may explain other bytes: use mkimage "+harmless(rec.Tool.Version)+" built by "+harmless(rec.Tool.Go))
 	}
 	return applet.WithHint(err, "do not register its digest")
 }
