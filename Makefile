@@ -2,7 +2,7 @@
 # scripts/setup.sh for the Debian packages that they install when root.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: build deb demo scenario1 test test-long bench bench-certify bench-luks setup setup-test clean fmt
+.PHONY: build deb demo scenario1 test test-long bench bench-boot bench-certify bench-luks setup setup-test clean fmt
 
 # The same bytes wherever the tree lies: no paths, no cgo, no VCS stamp.
 GOBUILD := CGO_ENABLED=0 GOFLAGS= go build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
@@ -56,6 +56,10 @@ bench: setup-test
 bench-certify:
 	@. scripts/lib.sh && check_go
 	CGO_ENABLED=0 go test -run '^$$' -v -bench '^Benchmark(Certify|CertifyClients|Handshake|Keys)$$' -benchtime 2s ./internal/server
+
+# Kernel start to switch_root, against initramfs-tools.
+bench-boot: setup-test
+	@bench/boot.sh
 
 # Opening and writing disks, against cryptsetup and cp.
 bench-luks: setup-test
