@@ -58,7 +58,7 @@ else
   say "   its database cannot be reached from here: not run, and not counted"
 fi
 
-step "build twice, in two folders, under two umasks: the same bytes"
+step "build programs and images twice, with everything else another: the same bytes"
 scripts/reproducible.sh
 ok
 
