@@ -47,6 +47,7 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	domain := fs.String("domain", "", "appraise it by the policy of this domain, `NAME`; launch digests then only narrow what the policy trusts, and may be left out")
 	var may mayFlags
 	may.register(fs)
+	bundleMin := fs.Uint64("bundle-min", 0, "the image is a stage 1 (mkimage build with mode bundle): release only behind a bundle of this `VERSION` or a later one, see docs/bundle.md")
 	note := fs.String("note", "", "free `TEXT` for people")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -61,7 +62,7 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	case *takeover && *quarantine:
 		return fs.Usage("-takeover and -quarantine exclude each other")
 	}
-	inst := &server.Instance{OnSecond: server.Takeover, Domain: *domain, Note: *note, Created: time.Now().Unix()}
+	inst := &server.Instance{OnSecond: server.Takeover, Domain: *domain, Note: *note, BundleFloor: *bundleMin, Created: time.Now().Unix()}
 	if *quarantine {
 		inst.OnSecond = server.Quarantine
 	}

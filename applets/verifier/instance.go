@@ -41,20 +41,20 @@ func stateOf(i *server.Instance, b *server.Boots) string {
 func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	verbs := map[string]func(context.Context, *applet.Env, *server.State, *instanceFlags) error{
 		"list": instanceList, "show": instanceShow, "allow": instanceAllow, "clear": instanceClear, "decommission": instanceDecommission,
-		"accept-rollback": instanceAcceptRollback,
-		"approve":         instanceApprove, "reject": instanceReject, "rotate": instanceRotate, "disk": instanceDisk,
+		"accept-rollback": instanceAcceptRollback, "bundle-floor": instanceBundleFloor,
+		"approve": instanceApprove, "reject": instanceReject, "rotate": instanceRotate, "disk": instanceDisk,
 	}
 	if len(args) == 0 || verbs[args[0]] == nil {
-		return applet.WithHint(applet.Usage("want list, show, allow, approve, reject, rotate, disk, clear, accept-rollback or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
+		return applet.WithHint(applet.Usage("want list, show, allow, approve, reject, rotate, disk, bundle-floor, clear, accept-rollback or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
 	}
 	verb := args[0]
 	var f instanceFlags
-	args1 := map[string]string{"list": "", "approve": " ID DIGEST", "reject": " ID DIGEST"}
+	args1 := map[string]string{"list": "", "approve": " ID DIGEST", "reject": " ID DIGEST", "bundle-floor": " ID VERSION"}
 	operands, special := args1[verb]
 	if !special {
 		operands = " ID"
 	}
-	fs := env.Flags("list|show|allow|approve|reject|rotate|disk|clear|accept-rollback|decommission -state DIR -seal-key FILE [flags] [ID [DIGEST]]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+operands)
+	fs := env.Flags("list|show|allow|approve|reject|rotate|disk|bundle-floor|clear|accept-rollback|decommission -state DIR -seal-key FILE [flags] [ID [DIGEST|VERSION]]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+operands)
 	f.state.Register(fs)
 	switch verb {
 	case "list", "show":
@@ -65,6 +65,8 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 		f.may.register(fs)
 	case "disk":
 		f.disk.register(fs)
+	case "bundle-floor":
+		fs.BoolVar(&f.lower, "lower", false, "let older bundles start again: each one that does raises an alert; 0 takes the floor away")
 	case "accept-rollback":
 		fs.StringVar(&f.to, "to", "", "boot number of the restored disk, as its console names it; 0 for a new disk")
 	case "decommission":
@@ -80,7 +82,13 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if fs.NArg() != want {
 		return fs.Usage("want%s after the flags, got %d arguments", cmp.Or(operands, " nothing"), fs.NArg())
 	}
-	if want == 2 {
+	switch {
+	case verb == "bundle-floor":
+		var err error
+		if f.number, err = strconv.ParseUint(fs.Arg(1), 10, 64); err != nil || f.number > wire.MaxBundleVersion {
+			return fs.Usage("bundle version %.40q: want a number", fs.Arg(1))
+		}
+	case want == 2:
 		if f.digest = strings.ToLower(fs.Arg(1)); !wire.ValidDigest(f.digest) {
 			return fs.Usage("launch digest %.100q: want 96 hex digits", fs.Arg(1))
 		}
@@ -135,6 +143,7 @@ type instanceFlags struct {
 	may               mayFlags
 	disk              diskFlags
 	json, only, erase bool
+	lower             bool
 	to                string
 	number            uint64
 }
@@ -200,6 +209,7 @@ func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *ins
 	} else if r != wire.RotationNone {
 		fmt.Fprintf(w, "disk key     being changed (%s)\n", r)
 	}
+	showBundles(w, i)
 	for _, n := range i.SecretNames {
 		fmt.Fprintf(w, "secret       %s\n", n)
 	}
@@ -214,6 +224,11 @@ func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *ins
 	for _, boot := range append(append([]server.Boot{}, b.Current...), b.Past...) {
 		fmt.Fprintf(w, "  boot %-5d %s  %s\n             REPORT_ID %s, released %d times, exchange %s\n",
 			boot.Number, stamp(boot.Started), outcomeText(&boot), boot.ReportID, boot.Gives, boot.Exchange)
+		if a, err := st.Approval(ctx, i.ID, boot.ReportID); err != nil {
+			return err
+		} else if a != nil {
+			fmt.Fprintf(w, "             bundle version %d, %s, approved in exchange %s\n", a.Version, a.Bundle, a.Exchange)
+		}
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func commands() []command {
 		{"init", "make a state folder with a new key; prints the pin for images", runInit},
 		{"pin", "print the pin again", runPin},
 		{"add-instance", "register a VM: its launch digest, disk key, header and secrets", runAddInstance},
-		{"instance", "list, show, allow, approve, reject, rotate, disk, clear, decommission", runInstance},
+		{"instance", "list, show, allow, approve, reject, rotate, disk, bundle-floor, clear, decommission", runInstance},
 		{"policy", "show or set the appraisal policy and trusted roots", runPolicy},
 		{"add-endorsement", "keep VEK certificates and revocation lists for reports that bring none", runAddEndorsement},
 		{"serve", "answer VMs", runServe},

@@ -15,6 +15,7 @@ const (
 	LaunchMalformed Code = "launch-malformed"
 	LaunchVersion   Code = "launch-version"
 	LaunchLater     Code = "launch-later"
+	BundleRefused   Code = "bundle-refused"
 	Unreachable     Code = "unreachable"
 	PinMismatch     Code = "pin-mismatch"
 	IDZero          Code = "id-zero"
@@ -77,6 +78,11 @@ const (
 	VerityRootHash  Code = "verity-root-hash"
 	VerityTruncated Code = "verity-truncated"
 
+	// bundles
+	BundleMalformed Code = "bundle-malformed"
+	BundleSignature Code = "bundle-signature"
+	BundleVersion   Code = "bundle-version"
+
 	// attestd
 	AttestdBusy       Code = "attestd-busy"
 	AttestdCaller     Code = "attestd-caller"
@@ -91,6 +97,7 @@ const (
 	MeasureNoHashes Code = "measure-no-kernel-hashes"
 
 	// init
+	BootBundle    Code = "boot-bundle"
 	BootCounter   Code = "boot-counter"
 	BootInstance  Code = "boot-instance"
 	BootMedia     Code = "boot-media"
@@ -171,6 +178,10 @@ const (
 	InstanceDecommissioned Code = "instance-decommissioned"
 	InstanceExists         Code = "instance-exists"
 	InstanceUnknown        Code = "instance-unknown"
+	BundleFloor            Code = "bundle-floor"
+	BundleSecond           Code = "bundle-second"
+	BundleUnapproved       Code = "bundle-unapproved"
+	BundleUnexpected       Code = "bundle-unexpected"
 	MaintainHeaders        Code = "maintain-headers"
 	MaintainNominate       Code = "maintain-nominate"
 	MaintainRefused        Code = "maintain-refused"
@@ -231,6 +242,10 @@ var table = map[Code]string{
 	LaunchRefused:   "the verifier refused to release anything to this VM",
 	LaunchMalformed: "a protocol message was malformed, too large or out of order",
 	LaunchVersion:   "client and verifier speak different versions of the protocol",
+	BundleMalformed: "a file or disk holds no bundle of the known format",
+	BundleSignature: "a bundle is not signed by the owner's key, or was changed since",
+	BundleVersion:   "a bundle is older than the image allows, has another name, or is outside its dates",
+	BundleRefused:   "the verifier does not let this VM start this bundle",
 	LaunchLater:     "the verifier asks to come back later",
 	Unreachable:     "no verifier could be reached in time",
 	PinMismatch:     "the verifier's key is not the one that the image pins",
@@ -292,6 +307,7 @@ var table = map[Code]string{
 	VerityRootHash:  "the read-only root is not the one that the image was measured with",
 	VerityTruncated: "the device of the read-only root ends before its data and hash tree",
 
+	BootBundle:    "a signed bundle could not be read, or not be started",
 	BootCounter:   "the boot counter in the volume is malformed or could not be written",
 	BootInstance:  "the volume belongs to another instance",
 	BootMedia:     "a disk that the image's configuration names did not appear",
@@ -380,6 +396,10 @@ var table = map[Code]string{
 	InstanceDecommissioned: "the instance is decommissioned, and its ID is refused for good",
 	InstanceExists:         "an instance with this ID exists already",
 	InstanceUnknown:        "no instance with this ID is registered",
+	BundleFloor:            "the version of the bundle is below the instance's floor",
+	BundleSecond:           "another bundle was approved for this boot",
+	BundleUnapproved:       "the instance starts from bundles, and this boot had none approved",
+	BundleUnexpected:       "a bundle was named for an instance that has no bundle floor",
 	MaintainHeaders:        "header records that a running VM asked to register are not acceptable",
 	MaintainNominate:       "a launch digest that a running VM nominated is not acceptable",
 	MaintainRefused:        "the verifier refused to maintain anything for this VM",

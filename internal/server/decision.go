@@ -24,6 +24,7 @@ const (
 	Recorded = "recorded" // an outcome
 	Admitted = "admitted" // a certificate was issued
 	Served   = "served"   // a request of keys
+	Approved = "approved" // a bundle may start
 )
 
 // Finding is one field of the evidence: what was found and what was wanted.
@@ -38,36 +39,38 @@ type Finding struct {
 // Decision is what the verifier decided in one exchange, and why. It holds no
 // secret; the guest learns its code alone.
 type Decision struct {
-	Time        string    `json:"time"` // RFC 3339
-	Exchange    string    `json:"exchange"`
-	Protocol    string    `json:"protocol,omitempty"`
-	Peer        string    `json:"peer"`
-	Domain      string    `json:"domain,omitempty"`
-	Policy      uint64    `json:"policy,omitempty"` // version that it was decided by
-	Role        string    `json:"role,omitempty"`   // that was asked for
-	ID          string    `json:"id,omitempty"`
-	Decision    string    `json:"decision"`
-	Code        code.Code `json:"code,omitempty"` // the verifier's own reason
-	Sent        code.Code `json:"sent,omitempty"` // what the guest was told
-	Reason      string    `json:"reason,omitempty"`
-	Root        string    `json:"root,omitempty"` // what the evidence was traced to
-	Chip        string    `json:"chip,omitempty"`
-	ReportID    string    `json:"report_id,omitempty"`
-	Measurement string    `json:"measurement,omitempty"`
-	Boot        uint64    `json:"boot,omitempty"`
-	Outcome     string    `json:"outcome,omitempty"`
-	Serial      string    `json:"serial,omitempty"`  // of the certificate that was issued or shown
-	Subject     string    `json:"subject,omitempty"` // SHA-256 of the certified key
-	Op          string    `json:"op,omitempty"`      // of keys
-	Secret      string    `json:"secret,omitempty"`  // its name
-	Version     uint64    `json:"version,omitempty"` // of the secret
-	Claim       uint64    `json:"claim,omitempty"`   // serial of the claim that allowed it
-	Proof       string    `json:"-"`                 // in the audit log only
-	ProofDigest string    `json:"proof_digest,omitempty"`
-	Alert       string    `json:"alert,omitempty"`
-	Checked     int       `json:"checked,omitempty"`  // fields that were looked at
-	Findings    []Finding `json:"findings,omitempty"` // those that refused
-	Millis      float64   `json:"ms,omitempty"`
+	Time          string    `json:"time"` // RFC 3339
+	Exchange      string    `json:"exchange"`
+	Protocol      string    `json:"protocol,omitempty"`
+	Peer          string    `json:"peer"`
+	Domain        string    `json:"domain,omitempty"`
+	Policy        uint64    `json:"policy,omitempty"` // version that it was decided by
+	Role          string    `json:"role,omitempty"`   // that was asked for
+	ID            string    `json:"id,omitempty"`
+	Decision      string    `json:"decision"`
+	Code          code.Code `json:"code,omitempty"` // the verifier's own reason
+	Sent          code.Code `json:"sent,omitempty"` // what the guest was told
+	Reason        string    `json:"reason,omitempty"`
+	Root          string    `json:"root,omitempty"` // what the evidence was traced to
+	Chip          string    `json:"chip,omitempty"`
+	ReportID      string    `json:"report_id,omitempty"`
+	Measurement   string    `json:"measurement,omitempty"`
+	Boot          uint64    `json:"boot,omitempty"`
+	Bundle        string    `json:"bundle,omitempty"` // digest of the bundle that the VM starts or started
+	Outcome       string    `json:"outcome,omitempty"`
+	Serial        string    `json:"serial,omitempty"`  // of the certificate that was issued or shown
+	Subject       string    `json:"subject,omitempty"` // SHA-256 of the certified key
+	Op            string    `json:"op,omitempty"`      // of keys
+	Secret        string    `json:"secret,omitempty"`  // its name
+	Version       uint64    `json:"version,omitempty"` // of the secret
+	BundleVersion uint64    `json:"bundle_version,omitempty"`
+	Claim         uint64    `json:"claim,omitempty"` // serial of the claim that allowed it
+	Proof         string    `json:"-"`               // in the audit log only
+	ProofDigest   string    `json:"proof_digest,omitempty"`
+	Alert         string    `json:"alert,omitempty"`
+	Checked       int       `json:"checked,omitempty"`  // fields that were looked at
+	Findings      []Finding `json:"findings,omitempty"` // those that refused
+	Millis        float64   `json:"ms,omitempty"`
 }
 
 // Bounds of the decision log: each of decisionFiles files holds up to

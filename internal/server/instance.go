@@ -69,6 +69,11 @@ type Instance struct {
 	MayRotate   bool         `json:"may_rotate,omitempty"`
 	MayNominate bool         `json:"may_nominate,omitempty"`
 	Nominations []Nomination `json:"nominations,omitempty"` // oldest first
+
+	// BundleFloor is the lowest version of a bundle that may start, see
+	// Approve; 0: the instance's images are no stage 1.
+	BundleFloor   uint64    `json:"bundle_floor,omitempty"`
+	BundleLowered []Lowered `json:"bundle_lowered,omitempty"` // latest first, at most maxLowered
 }
 
 // Digests are the launch digests as bytes.
@@ -108,6 +113,9 @@ func (i *Instance) check() error {
 	}
 	if len(i.Nominations) > wire.MaxNominations {
 		return fmt.Errorf("%d nominations, at most %d", len(i.Nominations), wire.MaxNominations)
+	}
+	if i.BundleFloor > wire.MaxBundleVersion {
+		return fmt.Errorf("bundle floor %d, at most %d", i.BundleFloor, uint64(wire.MaxBundleVersion))
 	}
 	if len(i.Note) > 256 {
 		return errors.New("note longer than 256 bytes")

@@ -43,16 +43,28 @@ type Verdict struct {
 // opens says whether a begin, of whichever protocol, may be answered; if not, it
 // was refused.
 func (s *Server) opens(x *exchange, d *Decision, version int, id wire.Hex32, suite string, key []byte) bool {
-	switch {
-	case version != wire.Version || suite != wire.SuiteHex():
-		s.refuse(x, d, code.LaunchVersion, code.LaunchVersion, fmt.Sprintf("protocol version %d and suite %.32q, want %d and %q", version, suite, wire.Version, wire.SuiteHex()))
+	if !s.opensID(x, d, version, id) {
 		return false
-	case id.IsZero():
-		s.refuse(x, d, code.IDZero, code.IDZero, "begin names no instance ID")
+	}
+	if suite != wire.SuiteHex() {
+		s.refuse(x, d, code.LaunchVersion, code.LaunchVersion, fmt.Sprintf("suite %.32q, want %q", suite, wire.SuiteHex()))
 		return false
 	}
 	if err := wire.CheckKey(key); err != nil {
 		s.broken(x, err)
+		return false
+	}
+	return true
+}
+
+// opensID is opens for a protocol whose answer is not sealed.
+func (s *Server) opensID(x *exchange, d *Decision, version int, id wire.Hex32) bool {
+	switch {
+	case version != wire.Version:
+		s.refuse(x, d, code.LaunchVersion, code.LaunchVersion, fmt.Sprintf("protocol version %d, want %d", version, wire.Version))
+		return false
+	case id.IsZero():
+		s.refuse(x, d, code.IDZero, code.IDZero, "begin names no instance ID")
 		return false
 	}
 	return true
@@ -91,6 +103,10 @@ func (s *Server) decide(ctx context.Context, x *exchange, t *wire.Transcript, ev
 	now := s.Now()
 	inst, v, ok := s.vet(ctx, x, d, &vetting{id: t.ID, reportData: t.ReportData(), evidence: ev, sent: code.LaunchRefused, limit: t.ID.String(), now: now})
 	if !ok {
+		return false
+	}
+	if err := s.checkBundle(ctx, inst, v.ReportID, d); err != nil {
+		s.noBundle(x, d, err, code.LaunchRefused)
 		return false
 	}
 	g, err := s.State.Grant(ctx, inst, v.ReportID, d.Measurement, x.id.String(), now)
@@ -226,6 +242,9 @@ func (s *Server) record(x *exchange, d *Decision) error {
 	}
 	if d.Boot != 0 {
 		attrs = append(attrs, slog.Uint64("boot", d.Boot))
+	}
+	if d.BundleVersion != 0 {
+		attrs = append(attrs, slog.Uint64("bundle_version", d.BundleVersion))
 	}
 	for _, f := range d.Findings {
 		attrs = append(attrs, slog.Group(f.Field, slog.String("found", cut(f.Found)), slog.String("want", cut(f.Want))))

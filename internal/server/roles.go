@@ -19,9 +19,11 @@ const (
 
 var alpnOf = map[string]string{RoleLaunch: wire.ALPNLaunch, RoleCertify: wire.ALPNCertify, RoleKeys: wire.ALPNKeys}
 
-// protocolMaintain is what every server of launches serves beside it; it is no
-// role of its own.
-const protocolMaintain = "maintain"
+// What every server of launches serves beside them; no roles of their own.
+const (
+	protocolMaintain = "maintain"
+	protocolBundle   = "bundle"
+)
 
 // protocolOf is what an ALPN identifier chooses.
 func protocolOf(alpn string) string {
@@ -30,8 +32,11 @@ func protocolOf(alpn string) string {
 			return role
 		}
 	}
-	if alpn == wire.ALPNMaintain {
+	switch alpn {
+	case wire.ALPNMaintain:
 		return protocolMaintain
+	case wire.ALPNBundle:
+		return protocolBundle
 	}
 	return ""
 }
@@ -52,6 +57,7 @@ func (s *Server) checkRoles() error {
 		s.roles[alpn] = true
 	}
 	s.roles[wire.ALPNMaintain] = s.roles[wire.ALPNLaunch]
+	s.roles[wire.ALPNBundle] = s.roles[wire.ALPNLaunch]
 	launch, certify, keys := s.roles[wire.ALPNLaunch], s.roles[wire.ALPNCertify], s.roles[wire.ALPNKeys]
 	switch {
 	case len(s.Roles) == 0:

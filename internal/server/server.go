@@ -218,7 +218,7 @@ func (s *Server) turnAway(peer, why string) {
 // exchange is one connection's work.
 type exchange struct {
 	id       wire.ExchangeID
-	protocol string // RoleLaunch, RoleCertify, RoleKeys, protocolMaintain
+	protocol string // RoleLaunch, RoleCertify, RoleKeys, protocolMaintain, protocolBundle
 	peer     string
 	conn     *tls.Conn
 	started  time.Time
@@ -259,6 +259,11 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, leave func()) {
 	case *wire.MaintainBegin:
 		if x.protocol == protocolMaintain {
 			s.serveMaintain(ctx, x, m)
+			return
+		}
+	case *wire.BundleBegin:
+		if x.protocol == protocolBundle {
+			s.serveBundle(ctx, x, m)
 			return
 		}
 	case *wire.CertifyBegin:

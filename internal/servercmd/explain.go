@@ -68,6 +68,9 @@ func PrintDecision(w io.Writer, d *server.Decision) {
 	line("domain", d.Domain)
 	line("role", d.Role)
 	line("instance", d.ID)
+	if d.BundleVersion != 0 {
+		line("bundle", fmt.Sprintf("version %d, %s", d.BundleVersion, d.Bundle))
+	}
 	line("hardware", d.Root)
 	line("chip", d.Chip)
 	line("launch", d.Measurement)

@@ -121,6 +121,10 @@ func fields(m Message) []string {
 		return []string{"type", "keep", "mac"}
 	case *Nominate:
 		return []string{"type", "digest", "kernel", "initrd", "cmdline", "source"}
+	case *BundleBegin:
+		return []string{"type", "version", "id", "bundle", "bundle_version"}
+	case *BundleApproved:
+		return []string{"type", "exchange", "bundle", "bundle_version", "time", "min_policy_version"}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ const (
 	ALPNCertify  = "attestbox-certify/1"
 	ALPNKeys     = "attestbox-keys/1"
 	ALPNMaintain = "attestbox-maintain/1"
+	ALPNBundle   = "attestbox-bundle/1"
 	ALPNTunnel   = "attestbox-tunnel/1" // no messages: the bytes of one stream
 )
 
@@ -65,6 +66,11 @@ const (
 	domainMaintain = "attestbox/maintain/1"
 	domainKeep     = "attestbox/maintain/keep/1"
 
+	domainBundle     = "attestbox/bundle/1"
+	domainBundleSign = "attestbox/bundle/sign/1"
+	domainApprove    = "attestbox/bundle/approve/1"
+
+	exporterBundle   = "EXPORTER-attestbox-bundle-1"
 	exporterMaintain = "EXPORTER-attestbox-maintain-1"
 	exporterLaunch   = "EXPORTER-attestbox-launch-1"
 	exporterCertify  = "EXPORTER-attestbox-certify-1"
@@ -73,5 +79,6 @@ const (
 func domains() []string {
 	return []string{domainLaunch, domainOutcome, domainPayload, domainLearnID, domainCertify, domainAttestd, domainPolicy, domainClaim,
 		domainAttestdSign, domainAttestdKey, domainAttestdSeal, domainAttestdCertify, domainAttestdProgram,
-		domainMaintain, domainKeep, exporterLaunch, exporterCertify, exporterMaintain}
+		domainMaintain, domainKeep, domainBundle, domainBundleSign, domainApprove,
+		exporterLaunch, exporterCertify, exporterMaintain, exporterBundle}
 }

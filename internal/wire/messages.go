@@ -194,6 +194,10 @@ func Marshal(m Message) ([]byte, error) {
 		m.Type = m.kind()
 	case *Nominate:
 		m.Type = m.kind()
+	case *BundleBegin:
+		m.Type = m.kind()
+	case *BundleApproved:
+		m.Type = m.kind()
 	}
 	return json.Marshal(m)
 }
@@ -254,6 +258,10 @@ func Parse(body []byte) (Message, error) {
 		m = new(RotateEnd)
 	case "nominate":
 		m = new(Nominate)
+	case "bundle-begin":
+		m = new(BundleBegin)
+	case "bundle-approved":
+		m = new(BundleApproved)
 	default:
 		return nil, fmt.Errorf("%w: unknown type %.32q", ErrMalformed, head.Type)
 	}

@@ -37,6 +37,8 @@ func samples() []Message {
 		&Rotate{},
 		&RotateEnd{Keep: Hex32{1}, MAC: Hex32{2}},
 		&Nominate{Digest: strings.Repeat("ab", 48), Kernel: Hex32{1}, Initrd: Hex32{2}, Cmdline: Hex32{3}, Source: "linux-image 6.12.5"},
+		&BundleBegin{Version: 1, ID: Hex32{1}, Bundle: Hex32{2}, BundleVersion: 7},
+		&BundleApproved{Exchange: ExchangeID{9}, Bundle: Hex32{2}, BundleVersion: 7, Time: 5, MinPolicyVersion: 2},
 	}
 }
 

@@ -1,0 +1,36 @@
+package verifier
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"attestbox/internal/applet"
+	"attestbox/internal/server"
+)
+
+func showBundles(w io.Writer, i *server.Instance) {
+	if i.BundleFloor > 0 {
+		fmt.Fprintf(w, "bundles      version %d and later\n", i.BundleFloor)
+	}
+	for _, l := range i.BundleLowered {
+		fmt.Fprintf(w, "             lowered from %d to %d at %s\n", l.From, l.To, stamp(l.Time))
+	}
+}
+
+// instanceBundleFloor sets the version below which no bundle starts.
+func instanceBundleFloor(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
+	was, err := st.SetBundleFloor(ctx, f.id, f.number, f.lower, time.Now())
+	switch {
+	case err != nil && f.number < was:
+		return applet.WithHint(err, "-lower is the owner's word that older bundles may start again")
+	case err != nil:
+		return err
+	case f.number == 0:
+		fmt.Fprintf(env.Stderr, "no bundle floor any more (it was %d): a stage 1 of this instance starts nothing, and other images of it need no bundle\n", was)
+	default:
+		fmt.Fprintf(env.Stderr, "bundles of version %d and later start (before: %d); a VM that runs is not stopped\n", f.number, was)
+	}
+	return nil
+}
