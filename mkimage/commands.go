@@ -19,6 +19,7 @@ var commands = []applet.Applet{
 	{Name: "verify", Summary: "build an image again from its inputs and compare", Run: runVerify},
 	{Name: "measure", Summary: "compute a launch digest from firmware, kernel, initramfs and command line", Run: runMeasure},
 	{Name: "claim", Summary: "print the claims that trust an image, for policy add", Run: runClaim},
+	{Name: "id-block", Summary: "sign an image's launch digest for the secure processor: image ID and version", Run: runIDBlock},
 	{Name: "disk", Summary: "write an encrypted root disk from a folder or an archive", Run: runDisk},
 }
 

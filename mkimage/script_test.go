@@ -10,6 +10,7 @@ import (
 	"attestbox/applets"
 	"attestbox/internal/image/imagetest"
 	"attestbox/internal/measure"
+	"attestbox/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -37,6 +38,12 @@ func TestScripts(t *testing.T) {
 			if err := os.WriteFile(env.WorkDir+"/key.pem", key, 0o600); err != nil {
 				return err
 			}
+			run, err := os.MkdirTemp("/dev/shm", "attestbox-test-")
+			if err != nil {
+				testenv.Skip(t, "no tmpfs at /dev/shm: mount one")
+			}
+			env.Defer(func() { os.RemoveAll(run) })
+			env.Setenv("RUN", run)
 			env.Setenv("MODULES", env.WorkDir+"/lib/modules/"+imagetest.Release)
 			return nil
 		},

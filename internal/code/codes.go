@@ -117,6 +117,7 @@ const (
 
 	// images
 	ImageCmdline    Code = "image-cmdline"
+	IDBlock         Code = "id-block"
 	ImageDigest     Code = "image-digest"
 	ImageInput      Code = "image-input"
 	ImageModule     Code = "image-module"
@@ -326,6 +327,7 @@ var table = map[Code]string{
 	OutcomeUnsent: "the verifier did not acknowledge the outcome of this boot",
 
 	ImageCmdline:    "the image's kernel command line is one that init or the guest's safety rules refuse",
+	IDBlock:         "an ID block is malformed, not signed as it must be, or not one for this launch",
 	ImageDigest:     "an image's files or its launch digest are not what its record says",
 	ImageInput:      "an input by which an image could be built again was not found",
 	ImageModule:     "a kernel module that the image needs is missing",

@@ -73,14 +73,16 @@ func (b *Block) Marshal() []byte {
 	return raw
 }
 
-// Check refuses a block that nobody should sign: one without digest or image
-// ID, and a policy that lets the host read or move the guest.
+// Check refuses a block that nobody should sign: one without digest, image
+// ID or SVN, and a policy that lets the host read or move the guest.
 func (b *Block) Check() error {
 	switch {
 	case b.LaunchDigest == [48]byte{}:
 		return errors.New("the launch digest is all zeros")
 	case b.ImageID == [16]byte{}:
 		return errors.New("the image ID is all zeros, as in a launch without an ID block")
+	case b.GuestSVN == 0:
+		return errors.New("the guest's SVN is 0, as in a launch without an ID block")
 	case b.Policy.Debug():
 		return errors.New("the guest policy allows DEBUG: the host could read the guest")
 	case b.Policy.MigrateMA():

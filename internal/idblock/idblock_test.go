@@ -222,6 +222,7 @@ func TestCheck(t *testing.T) {
 	for name, change := range map[string]func(*idblock.Block){
 		"no digest":    func(b *idblock.Block) { b.LaunchDigest = [48]byte{} },
 		"no image ID":  func(b *idblock.Block) { b.ImageID = [16]byte{} },
+		"no SVN":       func(b *idblock.Block) { b.GuestSVN = 0 },
 		"DEBUG":        func(b *idblock.Block) { b.Policy |= snp.PolicyDebug },
 		"MIGRATE_MA":   func(b *idblock.Block) { b.Policy |= snp.PolicyMigrateMA },
 		"no bit 17":    func(b *idblock.Block) { b.Policy &^= snp.PolicyReserved1 },
