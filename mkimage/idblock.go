@@ -37,7 +37,7 @@ type idBlockFlags struct {
 	authorKey, newAuthorKey           string
 	familyID, imageID, policy, folder string
 	svn                               uint64
-	show                              bool
+	show, simulator                   bool
 }
 
 // idBlockRecord is id-block.json: what was signed. It is information, not
@@ -73,6 +73,7 @@ func runIDBlock(_ context.Context, env *applet.Env, args []string) error {
 	fs.Uint64Var(&f.svn, "svn", 0, "GUEST_SVN: this image's security version, 1 or more; required")
 	fs.StringVar(&f.policy, "policy", "0x30000", "guest policy of the launch in `hex`; DEBUG and MIGRATE_MA are refused")
 	fs.StringVar(&f.folder, "out", "", "write into this `folder` (default: the image's)")
+	fs.BoolVar(&f.simulator, "simulator", false, "sign a digest over the synthetic firmware, which only snp-sim starts: with a key that no verifier of hardware trusts")
 	fs.BoolVar(&f.show, "show", false, "read an ID block and its authentication back, and verify them")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -102,7 +103,7 @@ func runIDBlock(_ context.Context, env *applet.Env, args []string) error {
 	if err := f.write(b, a, source); err != nil {
 		return err
 	}
-	fmt.Fprintf(env.Stderr, "%s: signed launch digest %x as %s, SVN %d\n", env.Name, b.LaunchDigest, showID(b.ImageID), b.GuestSVN)
+	fmt.Fprintf(env.Stderr, "%s: signed launch digest %x as %s, SVN %d\n", env.Name, b.LaunchDigest, idblock.ShowID(b.ImageID), b.GuestSVN)
 	printKeyDigests(env, a)
 	return nil
 }
@@ -125,10 +126,10 @@ func (f *idBlockFlags) parse(fs *applet.FlagSet) (*idblock.Block, error) {
 	}
 	b := &idblock.Block{GuestSVN: uint32(f.svn)}
 	var err error
-	if b.ImageID, err = parseID(f.imageID); err != nil || f.imageID == "" {
+	if b.ImageID, err = idblock.ParseID(f.imageID); err != nil || f.imageID == "" {
 		return nil, fs.Usage("-image-id %.40q: want 1 to 16 characters, or 32 hex digits", f.imageID)
 	}
-	if b.FamilyID, err = parseID(f.familyID); err != nil {
+	if b.FamilyID, err = idblock.ParseID(f.familyID); err != nil {
 		return nil, fs.Usage("-family-id %.40q: want at most 16 characters, or 32 hex digits", f.familyID)
 	}
 	policy, err := strconv.ParseUint(strings.TrimPrefix(f.policy, "0x"), 16, 64)
@@ -137,51 +138,32 @@ func (f *idBlockFlags) parse(fs *applet.FlagSet) (*idblock.Block, error) {
 	}
 	b.Policy = snp.GuestPolicy(policy)
 	if f.folder == "" {
-		f.folder = f.image
-	}
-	return b, nil
-}
-
-// parseID reads 32 hex digits, or text that zeros fill up.
-func parseID(s string) (id [16]byte, err error) {
-	if len(s) == 2*len(id) {
-		_, err = hex.Decode(id[:], []byte(s))
-		return id, err
-	}
-	for _, c := range []byte(s) {
-		if c <= ' ' || c > '~' {
-			return id, errors.New("a character that does not print")
+		if f.folder = f.image; filepath.Base(f.image) == image.RecordName {
+			f.folder = filepath.Dir(f.image)
 		}
 	}
-	if len(s) > len(id) {
-		return id, errors.New("too long")
-	}
-	copy(id[:], s)
-	return id, nil
-}
-
-// showID prints an ID as hex, with the text that it may be.
-func showID(id [16]byte) string {
-	s := hex.EncodeToString(id[:])
-	text := strings.TrimRight(string(id[:]), "\x00")
-	if back, err := parseID(text); err == nil && back == id && text != "" {
-		s += fmt.Sprintf(" (%q)", text)
-	}
-	return s
+	return b, nil
 }
 
 // digest fills in the launch digest, which must be complete.
 func (f *idBlockFlags) digest(env *applet.Env, b *idblock.Block) (source string, err error) {
 	var text string
+	var synthetic bool
 	if f.image != "" {
-		text, err = imageDigest(f.image, f.ovmf)
-		source = "computed from image " + filepath.Base(filepath.Clean(f.image))
+		text, synthetic, err = imageDigest(f.image, f.ovmf)
+		source = "computed from image " + imageName(f.image)
 	} else {
-		text, err = measuredDigest(env, f.measured)
+		text, synthetic, err = measuredDigest(env, f.measured)
 		source = "mkimage measure"
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return "", err
+	case synthetic && !f.simulator:
+		return "", applet.WithHint(applet.Refused(code.MeasurementIncomplete, errors.New("the digest is over the synthetic firmware, which has tables and no code: nothing in it compares the hashes")),
+			"measure with the firmware that is launched, -ovmf FILE; for snp-sim give -simulator")
+	case synthetic:
+		source += " (for the simulator)"
 	}
 	if n, err := hex.Decode(b.LaunchDigest[:], []byte(text)); err != nil || n != len(b.LaunchDigest) {
 		return "", fmt.Errorf("launch digest %.100q is not 96 hex digits", text)
@@ -189,50 +171,32 @@ func (f *idBlockFlags) digest(env *applet.Env, b *idblock.Block) (source string,
 	return source, nil
 }
 
-// imageDigest computes the digest of an image folder from its files. What its
-// record says is compared and never believed.
-func imageDigest(dir, ovmf string) (string, error) {
-	var firmware []byte
-	if ovmf != "" {
-		var err error
-		if firmware, err = readBounded(ovmf); err != nil {
-			return "", err
-		}
+// imageDigest computes the digest of an image folder from its files.
+func imageDigest(dir, ovmf string) (digest string, synthetic bool, err error) {
+	_, r, err := claimable(dir, ovmf)
+	if err != nil {
+		return "", false, err
 	}
-	r, err := image.Inspect(dir, firmware)
-	if errors.Is(err, image.ErrNoFirmware) {
-		return "", applet.WithHint(err, "name the firmware with -ovmf FILE")
-	}
-	switch {
-	case err != nil:
-		return "", err
-	case len(r.Mismatches) > 0:
-		return "", applet.WithHint(applet.Refused(code.ImageDigest, fmt.Errorf("image %q differs from its record: %s", dir, r.Mismatches[0])), "build it again from its inputs")
-	case r.Debug:
-		return "", applet.Refused(code.MeasurementIncomplete, fmt.Errorf("image %q has a debug shell and must never be trusted", dir))
-	case !r.Record.Measurement.Complete:
-		return "", applet.Refused(code.MeasurementIncomplete, fmt.Errorf("image %q: its launch digest is incomplete: %s", dir, r.Record.Measurement.Why))
-	}
-	return r.Digest, nil
+	return r.Digest, r.Record.Measurement.Synthetic, nil
 }
 
 // measuredDigest reads a digest with what `mkimage measure` found of it.
-func measuredDigest(env *applet.Env, name string) (string, error) {
+func measuredDigest(env *applet.Env, name string) (digest string, synthetic bool, err error) {
 	raw, err := applet.ReadFile(env, name, 64<<20)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	var m measured
 	if err := strictjson.Unmarshal(raw, &m); err != nil {
-		return "", applet.WithHint(fmt.Errorf("reading %q: %w", name, err), "make it with: mkimage measure -json")
+		return "", false, applet.WithHint(fmt.Errorf("reading %q: %w", name, err), "make it with: mkimage measure -json")
 	}
 	switch {
 	case m.Mode != modeSNP:
-		return "", applet.Refused(code.MeasurementIncomplete, fmt.Errorf("%q holds a digest of mode %.20q; an ID block is for %s", name, m.Mode, modeSNP))
+		return "", false, applet.Refused(code.MeasurementIncomplete, fmt.Errorf("%q holds a digest of mode %.20q; an ID block is for %s", name, m.Mode, modeSNP))
 	case !m.Complete:
-		return "", applet.Refused(code.MeasurementIncomplete, fmt.Errorf("%q: the launch digest is incomplete: %.200s", name, m.Why))
+		return "", false, applet.Refused(code.MeasurementIncomplete, fmt.Errorf("%q: the launch digest is incomplete: %.200s", name, m.Why))
 	}
-	return m.Digest, nil
+	return m.Digest, m.Firmware == syntheticName, nil
 }
 
 // write puts block, authentication and record into the folder, each atomically.

@@ -68,7 +68,7 @@ func showIDBlock(env *applet.Env, fs *applet.FlagSet) error {
 
 func printIDBlock(env *applet.Env, b *idblock.Block, a *idblock.Auth) {
 	w := env.Stdout
-	fmt.Fprintf(w, "launch-digest %x\nfamily-id %s\nimage-id %s\nguest-svn %d\npolicy %v\n", b.LaunchDigest, showID(b.FamilyID), showID(b.ImageID), b.GuestSVN, b.Policy)
+	fmt.Fprintf(w, "launch-digest %x\nfamily-id %s\nimage-id %s\nguest-svn %d\npolicy %v\n", b.LaunchDigest, idblock.ShowID(b.FamilyID), idblock.ShowID(b.ImageID), b.GuestSVN, b.Policy)
 	printKeyDigests(env, a)
 	author := ""
 	if a.AuthorKey != nil {

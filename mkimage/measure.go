@@ -23,6 +23,9 @@ import (
 // maxFirmwareFile bounds what is read of a firmware or SVSM image, in bytes.
 const maxFirmwareFile = 64 << 20
 
+// syntheticName stands for the synthetic firmware where a file is named.
+const syntheticName = "synthetic"
+
 const measureExample = "mkimage measure -ovmf OVMF.amdsev.fd -kernel vmlinuz -initrd initramfs.img -append 'console=ttyS0' -vcpus 2 -vcpu-type EPYC-Milan"
 
 // The modes, each with the names that it goes by.
@@ -120,7 +123,7 @@ func runMeasure(ctx context.Context, env *applet.Env, args []string) error {
 	}
 	out := &measured{Mode: mode, Firmware: f.ovmf}
 	if f.ovmf == "" {
-		out.Firmware = "synthetic"
+		out.Firmware = syntheticName
 		fmt.Fprintf(env.Stderr, "%s: no -ovmf: measuring the synthetic firmware; only the simulator reports this digest\n", env.Name)
 	}
 	if err := out.compute(mode, cfg); err != nil {

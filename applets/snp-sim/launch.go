@@ -105,6 +105,9 @@ func (l *launch) tell(w io.Writer, f *runFlags, psp *snpsim.PSP, g *snpsim.Guest
 		say("INCOMPLETE digest: %s", r.Why)
 	}
 	say("host data: %x, guest policy: %#x", g.Config.HostData, g.Config.Policy)
+	if f.id.block != "" {
+		say("ID block: image ID %x, SVN %d, ID key %x...", g.Config.ImageID, g.Config.SVN, g.Config.IDKeyDigest[:8])
+	}
 	if g.Config.HostData == [32]byte{} {
 		say("HOST_DATA is all zeros: every verifier refuses that; give -host-data")
 	}

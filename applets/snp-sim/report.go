@@ -22,6 +22,8 @@ func runReport(_ context.Context, env *applet.Env, args []string) error {
 	measurement := fs.String("measurement", "", "launch digest in `hex`, 48 bytes (default: zeros)")
 	hostData := fs.String("host-data", "", "HOST_DATA in `hex`, 32 bytes (default: zeros)")
 	policyHex := fs.String("policy", "0x30000", "guest policy in `hex`")
+	var id idFlags
+	id.register(fs)
 	vmpl := fs.Uint("vmpl", 0, "`VMPL`, 0 to 3")
 	out := fs.String("out", "-", "write 1184 bytes to `file`; - is stdout")
 	if err := fs.Parse(args); err != nil {
@@ -52,11 +54,18 @@ func runReport(_ context.Context, env *applet.Env, args []string) error {
 	if *vmpl > 3 {
 		return fs.Usage("-vmpl %d, want 0 to 3", *vmpl)
 	}
+	if err := id.check(fs); err != nil {
+		return err
+	}
 	p, err := loadChip(*dir)
 	if err != nil {
 		return err
 	}
-	b, err := p.Launch(c).Report(reportData, uint32(*vmpl))
+	g, err := id.launch(p, c)
+	if err != nil {
+		return err
+	}
+	b, err := g.Report(reportData, uint32(*vmpl))
 	if err != nil {
 		return err
 	}

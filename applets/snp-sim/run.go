@@ -34,6 +34,7 @@ type runFlags struct {
 	net, memory, qmp, console, qemuBinary string
 	timeout                               time.Duration
 	kvm, timestamps, debugMeasure, typed  bool
+	id                                    idFlags
 }
 
 func (f *runFlags) register(fs *applet.FlagSet) {
@@ -48,6 +49,7 @@ func (f *runFlags) register(fs *applet.FlagSet) {
 	fs.StringVar(&f.guestFeatures, "guest-features", "0", "SEV_FEATURES to measure; 0 is the profile's default")
 	fs.StringVar(&f.hostData, "host-data", "", "HOST_DATA, 32 bytes in `hex`: the instance ID; new makes one")
 	fs.StringVar(&f.policy, "policy", "", "guest policy in `hex` (default 0x30000)")
+	f.id.register(fs)
 	fs.Var(&f.disks, "disk", "raw disk image `file`, a virtio-blk device; may be repeated")
 	fs.Var(&f.roDisks, "disk-readonly", "the same, read-only; these come after the writable ones")
 	fs.StringVar(&f.net, "net", qemu.NetNone, "`network`: user (the host's loopback is 10.0.2.2) or none")
@@ -94,7 +96,10 @@ func Run(ctx context.Context, env *applet.Env, args []string) error {
 		return fmt.Errorf("measuring the launch: %w", err)
 	}
 	launch.guest.Measurement = result.Digest
-	guest := psp.Launch(launch.guest)
+	guest, err := f.id.launch(psp, launch.guest)
+	if err != nil {
+		return err
+	}
 	launch.tell(env.Stderr, &f, psp, guest, result)
 
 	out, closeOut, err := f.openConsole(env)
@@ -138,6 +143,9 @@ func (f *runFlags) parse(fs *applet.FlagSet, log io.Writer) (*launch, error) {
 		return nil, fs.Usage("-net %q is neither user nor none", f.net)
 	case f.timeout < 0:
 		return nil, fs.Usage("-timeout %v is negative", f.timeout)
+	}
+	if err := f.id.check(fs); err != nil {
+		return nil, err
 	}
 	if f.image != "" {
 		line, err := readInput("command line", filepath.Join(f.image, "cmdline"))

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/hex"
@@ -17,6 +19,7 @@ import (
 	"time"
 
 	"attestbox/internal/applet"
+	"attestbox/internal/idblock"
 	"attestbox/internal/measure"
 	"attestbox/internal/snp"
 	"attestbox/internal/snpsim/qemu/guesttest"
@@ -64,6 +67,31 @@ func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	return out.String(), talk.String(), err
 }
 
+// idBlock signs an ID block for a launch and gives the flags that pass it.
+func (im *image) idBlock(t *testing.T, digest [48]byte, policy snp.GuestPolicy) (*idblock.Block, []string) {
+	t.Helper()
+	keys := [2]*ecdsa.PrivateKey{}
+	for i := range keys {
+		var err error
+		if keys[i], err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := &idblock.Block{LaunchDigest: digest, ImageID: [16]byte{'w', 'e', 'b'}, GuestSVN: 7, Policy: policy}
+	a, err := idblock.Sign(b, keys[0], keys[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	block, auth := filepath.Join(dir, "id-block"), filepath.Join(dir, "id-auth")
+	for path, data := range map[string][]byte{block: b.Marshal(), auth: a.Marshal()} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b, []string{"-id-block", block, "-id-auth", auth, "-author-key-enabled"}
+}
+
 var reportRE = regexp.MustCompile(`(?m)^report ([0-9a-f]+)$`)
 
 // The guest's report shows the digest of exactly what was booted, and what the
@@ -71,8 +99,21 @@ var reportRE = regexp.MustCompile(`(?m)^report ([0-9a-f]+)$`)
 func TestRunReports(t *testing.T) {
 	im := newImage(t)
 	cmdline := guesttest.CommandLine + " test=report"
-	out, talk, err := run(t, "-chip", im.chip, "-kernel", im.kernel, "-initrd", im.initrd, "-append", cmdline,
-		"-host-data", hostData, "-policy", "0xb0000", "-vcpus", "2", "-memory", "384M", "-net", "user", "-debug-measure")
+	kernel, _ := os.ReadFile(im.kernel)
+	initrd, _ := os.ReadFile(im.initrd)
+	want, err := measure.SNP(measure.Config{Firmware: measure.SyntheticFirmware(), HasKernel: true, Kernel: kernel, Initrd: initrd,
+		Append: cmdline, VCPUs: 2, VCPUType: "EPYC-Milan"})
+	if err != nil || !want.Complete {
+		t.Fatal(err, want)
+	}
+	args := []string{"-chip", im.chip, "-kernel", im.kernel, "-initrd", im.initrd, "-append", cmdline,
+		"-host-data", hostData, "-policy", "0xb0000", "-vcpus", "2", "-memory", "384M", "-net", "user", "-debug-measure"}
+	block, idArgs := im.idBlock(t, want.Digest, 0xb0000)
+	other, otherArgs := im.idBlock(t, [48]byte{1}, 0xb0000)
+	if _, _, err := run(t, append(args, otherArgs...)...); applet.ExitCode(err) != applet.ExitRefused || !strings.Contains(err.Error(), "BAD_MEASUREMENT") {
+		t.Errorf("ID block %x: %v", other.LaunchDigest[:4], err)
+	}
+	out, talk, err := run(t, append(args, idArgs...)...)
 	if err != nil {
 		t.Fatalf("%v\n%s\n%s", err, talk, out)
 	}
@@ -85,18 +126,14 @@ func TestRunReports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kernel, _ := os.ReadFile(im.kernel)
-	initrd, _ := os.ReadFile(im.initrd)
-	want, err := measure.SNP(measure.Config{Firmware: measure.SyntheticFirmware(), HasKernel: true, Kernel: kernel, Initrd: initrd,
-		Append: cmdline, VCPUs: 2, VCPUType: "EPYC-Milan"})
-	if err != nil || !want.Complete {
-		t.Fatal(err, want)
-	}
 	if r.Measurement != want.Digest {
 		t.Errorf("MEASUREMENT %x, want %x", r.Measurement, want.Digest)
 	}
 	if hex.EncodeToString(r.HostData[:]) != hostData || r.Policy != 0xb0000 {
 		t.Errorf("HOST_DATA %x, policy %#x", r.HostData, r.Policy)
+	}
+	if r.ImageID != block.ImageID || r.GuestSVN != block.GuestSVN || r.IDKeyDigest == [48]byte{} || r.AuthorKeyDigest == [48]byte{} || !r.KeyInfo.AuthorKeyEn() {
+		t.Errorf("what the ID block says is not in the report: %+v", r)
 	}
 	if !strings.HasPrefix(string(r.ReportData[:]), "from the test's guest") {
 		t.Errorf("REPORT_DATA %q", r.ReportData)
@@ -158,8 +195,9 @@ func TestRunUsage(t *testing.T) {
 		"net": append(ok, "-net", "tap"), "vcpu type": append(ok, "-vcpu-type", "i486"), "features": append(ok, "-guest-features", "x"),
 		"timeout": append(ok, "-timeout", "-1s"), "append": append(ok, "-append", strings.Repeat("x", 4096)), "flag": append(ok, "-nope"),
 		"forward": append(ok, "-vsock-forward", "8451"), "forward twice": append(ok, "-vsock-forward", "1=a:1", "-vsock-forward", "1=a:2"),
-		"listen": append(ok, "-vsock-listen", "127.0.0.1:1"),
-		"cid":    append(ok, "-vsock-forward", "1=a:1", "-vsock-cid", "2"),
+		"listen":         append(ok, "-vsock-listen", "127.0.0.1:1"),
+		"ID block alone": append(ok, "-id-block", "x"), "author key alone": append(ok, "-author-key-enabled"),
+		"cid": append(ok, "-vsock-forward", "1=a:1", "-vsock-cid", "2"),
 	} {
 		if _, _, err := run(t, args...); applet.ExitCode(err) != applet.ExitUsage {
 			t.Errorf("%s: %v, exit %d", name, err, applet.ExitCode(err))

@@ -22,6 +22,8 @@ const Version = 1
 var (
 	// ErrMalformed is wrapped by every error of the parsers.
 	ErrMalformed = errors.New("malformed ID block")
+	// ErrKey is wrapped too where a key is not a point of P-384.
+	ErrKey = errors.New("not a key on P-384")
 	// ErrSignature is wrapped where a signature does not verify.
 	ErrSignature = errors.New("signature does not verify")
 )

@@ -260,3 +260,22 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestIDs(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                                 "00000000000000000000000000000000",
+		"web":                              `77656200000000000000000000000000 ("web")`,
+		"sixteen-letters.":                 `7369787465656e2d6c6574746572732e ("sixteen-letters.")`,
+		"0011223344556677889900112233ABCD": "0011223344556677889900112233abcd",
+		"77656200000000000000000000000000": `77656200000000000000000000000000 ("web")`,
+	} {
+		if id, err := idblock.ParseID(in); err != nil || idblock.ShowID(id) != want {
+			t.Errorf("%q: %s, %v", in, idblock.ShowID(id), err)
+		}
+	}
+	for _, in := range []string{"seventeen-letters", "a b", "tab\t", "caf\u00e9", "zz112233445566778899001122334455", "00112233445566778899001122334455a"} {
+		if id, err := idblock.ParseID(in); err == nil {
+			t.Errorf("%q: %x", in, id)
+		}
+	}
+}

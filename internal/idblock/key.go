@@ -43,7 +43,7 @@ func NewPublicKey(k *ecdsa.PublicKey) (p PublicKey, err error) {
 // Key is the key, if it lies on the curve.
 func (p *PublicKey) Key() (*ecdsa.PublicKey, error) {
 	if c := binary.LittleEndian.Uint32(p[offCurve:]); c != curveP384 {
-		return nil, fmt.Errorf("CURVE %d, want 2 (P-384)", c)
+		return nil, fmt.Errorf("%w: CURVE %d, want 2", ErrKey, c)
 	}
 	if !isZero(p[offKeyTail:]) {
 		return nil, errors.New("reserved bytes of the key are not zero")
@@ -58,7 +58,7 @@ func (p *PublicKey) Key() (*ecdsa.PublicKey, error) {
 	}
 	k, err := ecdsa.ParseUncompressedPublicKey(elliptic.P384(), point)
 	if err != nil {
-		return nil, errors.New("the point is not on P-384")
+		return nil, fmt.Errorf("%w: the point is not on the curve", ErrKey)
 	}
 	return k, nil
 }

@@ -14,6 +14,8 @@
 // organisation is "attestbox snp-sim, NOT AMD HARDWARE". No verifier trusts it
 // unless that ARK is given to it as a root.
 //
-// What it does not do: VLEK, migration agents, ID blocks' signatures (their
-// digests are taken as told), TSC, and SNP_CONFIG's effects other than masks.
+// An ID block is checked as SNP_LAUNCH_FINISH does (LaunchFinish); tests set what
+// it would say in GuestConfig without one.
+//
+// What it does not do: VLEK, migration agents, TSC, and SNP_CONFIG's effects other than masks.
 package snpsim
