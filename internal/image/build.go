@@ -296,24 +296,25 @@ func (b *builder) addModules() error {
 		}
 	}
 	for i, mod := range append(slices.Clone(mods), sim...) {
-		p := "lib/modules/" + b.release + "/" + mod.Path
+		file, data := mod.packed(b.m.Compress)
+		p := "lib/modules/" + b.release + "/" + file
 		if _, have := b.a.Get(p); i >= len(mods) && have {
 			continue // in both lists
 		}
 		b.input("module", mod.Path, p, mod.Data)
-		if err := b.a.AddFile(p, 0o644, mod.Data); err != nil {
+		if err := b.a.AddFile(p, 0o644, data); err != nil {
 			return err
 		}
 	}
 	if err := tree.checkRelease(append(slices.Clone(mods), sim...), b.release); err != nil {
 		return err
 	}
-	b.rec.Modules = modulePaths(mods)
+	b.rec.Modules = b.modulePaths(mods)
 	if err := b.a.AddFile(modulesPath, 0o644, lines(b.rec.Modules)); err != nil {
 		return err
 	}
 	if b.m.SimDevice != "" {
-		b.rec.SimModules = modulePaths(sim)
+		b.rec.SimModules = b.modulePaths(sim)
 		if err := b.a.AddFile(simModulesPath, 0o644, lines(b.rec.SimModules)); err != nil {
 			return err
 		}
@@ -394,10 +395,10 @@ func (b *builder) input(role, name, imagePath string, data []byte) *Input {
 	return &b.rec.Inputs[len(b.rec.Inputs)-1]
 }
 
-func modulePaths(mods []Module) []string {
+func (b *builder) modulePaths(mods []Module) []string {
 	out := make([]string, len(mods))
-	for i, m := range mods {
-		out[i] = m.Path
+	for i := range mods {
+		out[i], _ = mods[i].packed(b.m.Compress)
 	}
 	return out
 }

@@ -50,6 +50,11 @@ func ParseModInfo(name string, data []byte) (*ModInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading module %q: %w", path.Base(name), err)
 	}
+	return parseModInfo(name, raw)
+}
+
+// parseModInfo is ParseModInfo of an unpacked module.
+func parseModInfo(name string, raw []byte) (*ModInfo, error) {
 	f, err := elf.NewFile(bytes.NewReader(raw))
 	if err != nil {
 		return nil, fmt.Errorf("reading module %q: %w", path.Base(name), err)

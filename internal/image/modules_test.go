@@ -194,3 +194,31 @@ func TestRealModules(t *testing.T) {
 		t.Error("modules of another kernel are accepted")
 	}
 }
+
+// A compressed archive holds modules unpacked, and its record still names the
+// file that they came from; without compression they stay as they are.
+func TestModulesUnpacked(t *testing.T) {
+	dir, m := inputs(t)
+	at := filepath.Join(dir, "lib/modules", imagetest.Release, "kernel/drivers/md/dm-mod.ko")
+	raw, err := os.ReadFile(at)
+	ok(t, err)
+	small := pack(t, ".xz", raw)
+	ok(t, os.WriteFile(at+".xz", small, 0o644), os.Remove(at))
+	for compression, want := range map[string]struct {
+		suffix string
+		data   []byte
+	}{"": {".ko", raw}, Zstd: {".ko", raw}, Gzip: {".ko", raw}, None: {".ko.xz", small}} {
+		m.Compress = compression
+		img := build(t, m)
+		p := "kernel/drivers/md/dm-mod" + want.suffix
+		e, have := contents(t, img).Get("lib/modules/" + imagetest.Release + "/" + p)
+		if !have || !bytes.Equal(e.Data, want.data) || !slices.Contains(img.Record.Modules, p) {
+			t.Errorf("%q: %v, modules %q", compression, have, img.Record.Modules)
+		}
+		i := slices.IndexFunc(img.Record.Inputs, func(in Input) bool { return in.Name == "dm-mod.ko.xz" })
+		if i < 0 || img.Record.Inputs[i].SHA256 != outputOf(small).SHA256 ||
+			img.Record.Inputs[i].inModules(imagetest.Release) != "kernel/drivers/md/dm-mod.ko.xz" {
+			t.Errorf("%q: inputs %+v", compression, img.Record.Inputs)
+		}
+	}
+}

@@ -132,7 +132,7 @@ func (in Input) inModules(release string) string {
 		return builtinName
 	}
 	rel, _ := strings.CutPrefix(in.Path, "/lib/modules/"+release+"/")
-	return rel
+	return path.Join(path.Dir(rel), in.Name) // in the image it may lie unpacked
 }
 
 // checkInputs refuses names in a record that would lead out of a folder.
