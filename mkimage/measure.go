@@ -2,33 +2,25 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"attestbox/internal/applet"
 	"attestbox/internal/code"
 	"attestbox/internal/measure"
 )
 
-// maxFirmwareFile bounds what is read of a firmware or SVSM image, in bytes.
-const maxFirmwareFile = 64 << 20
-
 // syntheticName stands for the synthetic firmware where a file is named.
 const syntheticName = "synthetic"
 
 const measureExample = "mkimage measure -ovmf OVMF.amdsev.fd -kernel vmlinuz -initrd initramfs.img -append 'console=ttyS0' -vcpus 2 -vcpu-type EPYC-Milan"
 
-// The modes, each with the names that it goes by.
+// The modes.
 const (
 	modeSNP   = "snp"
 	modeSVSM  = "snp:svsm"
@@ -37,58 +29,30 @@ const (
 	modeSEV   = "sev"
 )
 
+// modes are the names that they go by, in lower case.
 var modes = map[string]string{
 	"snp": modeSNP, "sev-snp": modeSNP,
-	"snp:svsm": modeSVSM, "sev-snp-svsm": modeSVSM,
+	"snp:svsm": modeSVSM, "sev-snp:svsm": modeSVSM, "sev-snp-svsm": modeSVSM,
 	"snp:ovmf-hash": modeChain,
 	"seves":         modeSEVES, "sev-es": modeSEVES,
 	"sev": modeSEV,
 }
 
-// measureFlags is the command line of `mkimage measure`.
+// measureFlags is the command line of `mkimage measure`. Where the public tool
+// sev-snp-measure has a flag, it has the same name and meaning here.
 type measureFlags struct {
 	mode, ovmf, kernel, initrd, cmdline, vcpuType, vcpuSig string
-	vmm, host, svsm, chain, format                         string
-	vcpus                                                  int
+	vmm, host, svsm, varsFile, chain, format, matrix       string
+	vcpus, family, model, stepping                         int
 	features                                               string
 	varsSize                                               uint64
-	json, explain                                          bool
+	json, explain, dumpVMSA                                bool
+
+	given map[string]bool
+	axes  measure.Axes
 }
 
-// measured is the answer, as -json prints it.
-type measured struct {
-	Mode           string         `json:"mode"`
-	Digest         string         `json:"digest"` // hex
-	Complete       bool           `json:"complete"`
-	Why            string         `json:"why,omitempty"`
-	Firmware       string         `json:"firmware"` // path, or "synthetic"
-	FirmwareSHA256 string         `json:"firmware_sha256"`
-	KernelSHA256   string         `json:"kernel_sha256,omitempty"`
-	InitrdSHA256   string         `json:"initrd_sha256,omitempty"`
-	CmdlineSHA256  string         `json:"cmdline_sha256,omitempty"`
-	Append         *string        `json:"append,omitempty"`
-	VCPUs          int            `json:"vcpus,omitempty"`
-	VCPUType       string         `json:"vcpu_type,omitempty"`
-	VCPUSig        string         `json:"vcpu_sig,omitempty"`
-	GuestFeatures  string         `json:"guest_features,omitempty"`
-	VMM            string         `json:"vmm,omitempty"`
-	Host           string         `json:"host,omitempty"`
-	Steps          []measuredStep `json:"steps,omitempty"` // with -explain
-}
-
-type measuredStep struct {
-	What  string `json:"what"`
-	Page  string `json:"page"`
-	GPA   string `json:"gpa"`
-	Size  uint64 `json:"size"`
-	After string `json:"after"`
-}
-
-// runMeasure is `mkimage measure`: the launch digest of a VM, before it is
-// launched. The digest is the only thing on stdout.
-func runMeasure(ctx context.Context, env *applet.Env, args []string) error {
-	var f measureFlags
-	fs := env.Flags("[flags]", measureExample)
+func (f *measureFlags) register(fs *applet.FlagSet) {
 	fs.StringVar(&f.mode, "mode", modeSNP, "snp, snp:svsm, snp:ovmf-hash (the firmware's part alone), seves, sev")
 	fs.StringVar(&f.ovmf, "ovmf", "", "firmware `file` (default: a synthetic one, for the simulator)")
 	fs.StringVar(&f.kernel, "kernel", "", "kernel `file`, as given to QEMU's -kernel")
@@ -97,67 +61,97 @@ func runMeasure(ctx context.Context, env *applet.Env, args []string) error {
 	fs.IntVar(&f.vcpus, "vcpus", 1, "number of vCPUs")
 	fs.StringVar(&f.vcpuType, "vcpu-type", "", "QEMU's CPU `model`, for example EPYC-Milan")
 	fs.StringVar(&f.vcpuSig, "vcpu-sig", "", "CPUID `signature` instead of -vcpu-type, for example 0xa00f11")
+	fs.IntVar(&f.family, "vcpu-family", 0, "CPU `family` instead of -vcpu-type, for example 25")
+	fs.IntVar(&f.model, "vcpu-model", 0, "CPU `model`, with -vcpu-family")
+	fs.IntVar(&f.stepping, "vcpu-stepping", 0, "CPU `stepping`, with -vcpu-family")
 	fs.StringVar(&f.features, "guest-features", "0", "SEV_FEATURES of the vCPUs; 0 is the default of -host")
 	fs.StringVar(&f.vmm, "vmm", measure.QEMU, "who starts the VM: "+strings.Join(measure.VMMs(), ", "))
+	fs.StringVar(&f.vmm, "vmm-type", measure.QEMU, "the same as -vmm")
 	fs.StringVar(&f.host, "host", "", "host generation for qemu: "+strings.Join(measure.Hosts(), ", ")+" (default "+measure.HostLinux69+")")
 	fs.StringVar(&f.svsm, "svsm", "", "SVSM image `file`, for -mode snp:svsm")
 	fs.Uint64Var(&f.varsSize, "vars-size", 0, "`bytes` of the variable store, for -mode snp:svsm")
+	fs.StringVar(&f.varsFile, "vars-file", "", "variable store `file`, whose size is taken, instead of -vars-size")
 	fs.StringVar(&f.chain, "snp-ovmf-hash", "", "`hex` from -mode snp:ovmf-hash, instead of hashing the firmware")
+	fs.StringVar(&f.matrix, "matrix", "", "print a table of digests for every combination of `axes`, such as\n"+measure.AxesSyntax)
+	fs.BoolVar(&f.dumpVMSA, "dump-vmsa", false, "write each vCPU's measured page to vmsa0.bin, vmsa1.bin, ...")
 	fs.StringVar(&f.format, "output-format", "hex", "hex or base64")
 	fs.BoolVar(&f.json, "json", false, "print everything as JSON")
-	fs.BoolVar(&f.explain, "explain", false, "list every measured range on stderr (with -json: in the JSON)")
+	fs.BoolVar(&f.explain, "explain", false, "list on stderr every measured range and what it puts in (with -json: in the JSON)")
+}
+
+// runMeasure is `mkimage measure`: the launch digest of a VM, before it is
+// launched. The digest is the only thing on stdout.
+func runMeasure(ctx context.Context, env *applet.Env, args []string) error {
+	f := measureFlags{given: make(map[string]bool)}
+	fs := env.Flags("[flags]", measureExample)
+	f.register(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	if fs.NArg() > 0 {
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
 	}
-	given := make(map[string]bool)
-	fs.Visit(func(g *flag.Flag) { given[g.Name] = true })
-	cfg, mode, err := f.config(fs, given)
+	fs.Visit(func(g *flag.Flag) { f.given[g.Name] = true })
+	cfg, mode, err := f.config(fs)
 	if err != nil {
 		return err
 	}
-	if err := f.load(ctx, cfg, given); err != nil {
-		return err
+	if f.ovmf == "" {
+		fmt.Fprintf(env.Stderr, "%s: no -ovmf: measuring the synthetic firmware; only the simulator reports this digest\n", env.Name)
+	}
+	if err := f.load(ctx, cfg, mode); err != nil {
+		return explainMeasure(fs, err)
+	}
+	if f.matrix != "" {
+		return explainMeasure(fs, f.printMatrix(env, cfg))
 	}
 	out := &measured{Mode: mode, Firmware: f.ovmf}
 	if f.ovmf == "" {
 		out.Firmware = syntheticName
-		fmt.Fprintf(env.Stderr, "%s: no -ovmf: measuring the synthetic firmware; only the simulator reports this digest\n", env.Name)
 	}
-	if err := out.compute(mode, cfg); err != nil {
+	if err := out.compute(mode, cfg, f.json); err != nil {
 		return explainMeasure(fs, err)
+	}
+	if f.dumpVMSA {
+		if err := out.dump(cfg.VCPUs); err != nil {
+			return err
+		}
 	}
 	return f.print(env, out)
 }
 
 // config turns flags into a launch description without reading any file.
-func (f *measureFlags) config(fs *applet.FlagSet, given map[string]bool) (*measure.Config, string, error) {
-	mode, ok := modes[f.mode]
-	if !ok {
+func (f *measureFlags) config(fs *applet.FlagSet) (*measure.Config, string, error) {
+	mode, ok := modes[strings.ToLower(f.mode)]
+	switch {
+	case !ok:
 		return nil, "", fs.Usage("unknown -mode %q", f.mode)
-	}
-	if f.format != "hex" && f.format != "base64" {
+	case f.format != "hex" && f.format != "base64":
 		return nil, "", fs.Usage("unknown -output-format %q", f.format)
-	}
-	if f.kernel == "" && (given["initrd"] || given["append"]) {
+	case f.kernel == "" && (f.given["initrd"] || f.given["append"]):
 		return nil, "", fs.Usage("-initrd and -append are measured only together with -kernel")
-	}
-	if (mode == modeSVSM) != (f.svsm != "") {
+	case (mode == modeSVSM) != (f.svsm != ""):
 		return nil, "", fs.Usage("-mode snp:svsm and -svsm need each other")
-	}
-	if mode == modeSVSM && f.ovmf == "" {
+	case mode == modeSVSM && f.ovmf == "":
 		return nil, "", fs.Usage("-mode snp:svsm needs -ovmf")
+	case f.given["vars-size"] && f.given["vars-file"]:
+		return nil, "", fs.Usage("-vars-size and -vars-file exclude each other")
+	case f.matrix != "" && (mode != modeSNP || f.explain || f.dumpVMSA):
+		return nil, "", fs.Usage("-matrix is for -mode snp, without -explain and -dump-vmsa")
+	case f.dumpVMSA && (mode == modeSEV || mode == modeChain):
+		return nil, "", fs.Usage("-dump-vmsa: no vCPU is measured in -mode %s", mode)
+	case f.chain != "" && mode != modeSNP:
+		return nil, "", fs.Usage("-snp-ovmf-hash is for -mode snp")
+	case f.given["vmm"] && f.given["vmm-type"]:
+		return nil, "", fs.Usage("-vmm and -vmm-type are the same flag")
 	}
 	cfg := &measure.Config{Append: f.cmdline, HasKernel: f.kernel != "", VCPUs: f.vcpus, VCPUType: f.vcpuType,
-		VMM: f.vmm, Host: f.host, VarsSize: f.varsSize}
-	sig, err := strconv.ParseUint(orZero(f.vcpuSig), 0, 32)
-	if err != nil {
-		return nil, "", fs.Usage("-vcpu-sig %q is not a 32-bit number", f.vcpuSig)
+		VMM: strings.ToLower(f.vmm), Host: f.host, VarsSize: f.varsSize}
+	var err error
+	if cfg.VCPUSig, err = f.signature(fs); err != nil {
+		return nil, "", err
 	}
-	cfg.VCPUSig = uint32(sig)
-	if cfg.GuestFeatures, err = strconv.ParseUint(orZero(f.features), 0, 64); err != nil {
+	if cfg.GuestFeatures, err = strconv.ParseUint(f.features, 0, 64); err != nil {
 		return nil, "", fs.Usage("-guest-features %q is not a 64-bit number", f.features)
 	}
 	if f.chain != "" {
@@ -165,153 +159,52 @@ func (f *measureFlags) config(fs *applet.FlagSet, given map[string]bool) (*measu
 		if err != nil || len(raw) != 48 {
 			return nil, "", fs.Usage("-snp-ovmf-hash wants 96 hex digits")
 		}
-		if mode != modeSNP {
-			return nil, "", fs.Usage("-snp-ovmf-hash is for -mode snp")
-		}
 		cfg.FirmwareChain = (*[48]byte)(raw)
+	}
+	if f.matrix != "" {
+		if f.axes, err = measure.ParseAxes(f.matrix); err != nil {
+			return nil, "", fs.Usage("%v", err)
+		}
 	}
 	return cfg, mode, nil
 }
 
-func orZero(s string) string {
-	if s == "" {
-		return "0"
+// signature is what -vcpu-sig, or -vcpu-family and its two companions, say; 0
+// with neither.
+func (f *measureFlags) signature(fs *applet.FlagSet) (uint32, error) {
+	var sig uint64
+	if f.given["vcpu-sig"] {
+		var err error
+		if sig, err = strconv.ParseUint(f.vcpuSig, 0, 32); err != nil || sig == 0 {
+			return 0, fs.Usage("-vcpu-sig %q is not a 32-bit number above 0", f.vcpuSig)
+		}
 	}
-	return s
+	if !f.given["vcpu-family"] && !f.given["vcpu-model"] && !f.given["vcpu-stepping"] {
+		return uint32(sig), nil
+	}
+	if !f.given["vcpu-family"] || !f.given["vcpu-model"] || !f.given["vcpu-stepping"] {
+		return 0, fs.Usage("-vcpu-family, -vcpu-model and -vcpu-stepping need each other")
+	}
+	if f.family < 1 || f.family > 0xff || f.model < 0 || f.model > 0xff || f.stepping < 0 || f.stepping > 0xf {
+		return 0, fs.Usage("no CPU has family %d, model %d, stepping %d", f.family, f.model, f.stepping)
+	}
+	fms := measure.Signature(uint8(f.family), uint8(f.model), uint8(f.stepping))
+	if sig != 0 && uint32(sig) != fms {
+		return 0, fs.Usage("-vcpu-sig %#x is not family %d, model %d, stepping %d, which is %#x", sig, f.family, f.model, f.stepping, fms)
+	}
+	return fms, nil
 }
 
-// load reads firmware and SVSM and hashes kernel and initramfs beside that.
-func (f *measureFlags) load(ctx context.Context, cfg *measure.Config, given map[string]bool) (err error) {
-	type hashed struct {
-		sum *[32]byte
-		err error
+// varsBytes is the size of the variable store.
+func (f *measureFlags) varsBytes() (uint64, error) {
+	if f.varsFile == "" {
+		return f.varsSize, nil
 	}
-	initrd := make(chan hashed, 1)
-	go func() {
-		var h hashed
-		if f.initrd != "" {
-			h.sum, h.err = hashFile(ctx, f.initrd)
-		}
-		initrd <- h
-	}()
-	defer func() {
-		h := <-initrd
-		if err == nil {
-			cfg.InitrdHash, err = h.sum, h.err
-		}
-	}()
-	cfg.Firmware = measure.SyntheticFirmware()
-	if f.ovmf != "" {
-		if cfg.Firmware, err = readBounded(f.ovmf); err != nil {
-			return err
-		}
+	st, err := os.Stat(f.varsFile)
+	if err != nil {
+		return 0, fmt.Errorf("measuring: %w", err)
 	}
-	if f.svsm != "" {
-		if cfg.SVSM, err = readBounded(f.svsm); err != nil {
-			return err
-		}
-	}
-	if f.kernel != "" {
-		if cfg.KernelHash, err = hashFile(ctx, f.kernel); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// compute fills in the digest and what it was made of.
-func (out *measured) compute(mode string, cfg *measure.Config) error {
-	sum := sha256.Sum256(cfg.Firmware)
-	out.FirmwareSHA256 = hex.EncodeToString(sum[:])
-	var digest []byte
-	var hashes *measure.Hashes
-	sig, features := cfg.VCPUSig, uint64(0)
-	switch mode {
-	case modeSNP, modeSVSM:
-		launch := measure.SNP
-		if mode == modeSVSM {
-			launch = measure.SVSM
-		}
-		r, err := launch(*cfg)
-		if err != nil {
-			return err
-		}
-		digest, hashes, out.Complete, out.Why = r.Digest[:], r.Hashes, r.Complete, r.Why
-		sig, features = r.VCPUSig, r.GuestFeatures
-		for _, s := range r.Steps {
-			out.Steps = append(out.Steps, measuredStep{s.What, s.Page.String(), fmt.Sprintf("%#x", s.GPA), s.Size, hex.EncodeToString(s.After[:])})
-		}
-	case modeChain:
-		chain, err := measure.FirmwareChain(cfg.Firmware)
-		if err != nil {
-			return err
-		}
-		digest, out.Why = chain[:], "the firmware's part alone: for -snp-ovmf-hash, never reported by hardware"
-	case modeSEV, modeSEVES:
-		launch := measure.SEV
-		if mode == modeSEVES {
-			launch = measure.SEVES
-		}
-		r, err := launch(*cfg)
-		if err != nil {
-			return err
-		}
-		digest, hashes, out.Why = r.Digest[:], r.Hashes, r.Why
-	}
-	out.Digest = hex.EncodeToString(digest)
-	if hashes != nil {
-		out.KernelSHA256 = hex.EncodeToString(hashes.Kernel[:])
-		out.InitrdSHA256 = hex.EncodeToString(hashes.Initrd[:])
-		out.CmdlineSHA256 = hex.EncodeToString(hashes.Cmdline[:])
-		out.Append = &cfg.Append
-	}
-	if mode == modeChain || mode == modeSEV {
-		return nil
-	}
-	out.VCPUs, out.VCPUType, out.VMM, out.Host = cfg.VCPUs, cfg.VCPUType, cfg.VMM, cfg.Host
-	if out.Host == "" && cfg.VMM == measure.QEMU {
-		out.Host = measure.HostLinux69
-	}
-	if sig != 0 {
-		out.VCPUSig = fmt.Sprintf("%#x", sig)
-	}
-	if features != 0 {
-		out.GuestFeatures = fmt.Sprintf("%#x", features)
-	}
-	return nil
-}
-
-// print writes the answer, and on stderr what it does not cover.
-func (f *measureFlags) print(env *applet.Env, out *measured) error {
-	if !out.Complete {
-		fmt.Fprintf(env.Stderr, "%s: INCOMPLETE: %s; no claim may be made of this digest\n", env.Name, out.Why)
-	}
-	if f.explain && !f.json {
-		w := tabwriter.NewWriter(env.Stderr, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "GPA\tBYTES\tPAGES\tWHAT\tDIGEST AFTER")
-		for _, s := range out.Steps {
-			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s...\n", s.GPA, s.Size, s.Page, s.What, s.After[:16])
-		}
-		w.Flush()
-	}
-	if !f.explain {
-		out.Steps = nil
-	}
-	if f.json {
-		enc := json.NewEncoder(env.Stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(out)
-	}
-	text := out.Digest
-	if f.format == "base64" {
-		raw, err := hex.DecodeString(out.Digest)
-		if err != nil {
-			return err
-		}
-		text = base64.StdEncoding.EncodeToString(raw)
-	}
-	_, err := fmt.Fprintln(env.Stdout, text)
-	return err
+	return uint64(st.Size()), nil
 }
 
 // explainMeasure gives an error of the measure package its code and hint.
@@ -327,45 +220,4 @@ func explainMeasure(fs *applet.FlagSet, err error) error {
 		return fs.Usage("%v", err)
 	}
 	return err
-}
-
-// hashFile is the SHA-256 of a file, read as a stream.
-func hashFile(ctx context.Context, path string) (*[32]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("measuring: %w", err)
-	}
-	defer file.Close()
-	h := sha256.New()
-	buf := make([]byte, 1<<20)
-	for {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("measuring %q: %w", path, err)
-		}
-		n, err := file.Read(buf)
-		h.Write(buf[:n])
-		if errors.Is(err, io.EOF) {
-			return (*[32]byte)(h.Sum(nil)), nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("measuring %q: %w", path, err)
-		}
-	}
-}
-
-// readBounded reads a firmware or SVSM image.
-func readBounded(path string) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading firmware: %w", err)
-	}
-	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, maxFirmwareFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading firmware %q: %w", path, err)
-	}
-	if len(b) > maxFirmwareFile {
-		return nil, fmt.Errorf("reading firmware %q: more than %d bytes", path, maxFirmwareFile)
-	}
-	return b, nil
 }

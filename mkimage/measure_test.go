@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,6 +121,17 @@ func TestMeasureRefuses(t *testing.T) {
 		{"command line without kernel", 2, code.Usage, []string{"-append", "quiet", "-vcpu-type", "EPYC"}},
 		{"SVSM mode without SVSM", 2, code.Usage, []string{"-mode", "snp:svsm", "-vcpu-type", "EPYC"}},
 		{"SVSM without its mode", 2, code.Usage, []string{"-svsm", dir + "/fw", "-vcpu-type", "EPYC"}},
+		{"variable store twice", 2, code.Usage, []string{"-mode", "snp:svsm", "-ovmf", dir + "/fw", "-svsm", dir + "/fw", "-vars-size", "4096", "-vars-file", dir + "/fw", "-vcpu-type", "EPYC"}},
+		{"signature 0", 2, code.Usage, []string{"-vcpu-sig", "0"}},
+		{"family alone", 2, code.Usage, []string{"-vcpu-family", "25"}},
+		{"family against signature", 2, code.Usage, []string{"-vcpu-family", "25", "-vcpu-model", "1", "-vcpu-stepping", "1", "-vcpu-sig", "0x800f12"}},
+		{"model too large", 2, code.Usage, []string{"-vcpu-family", "25", "-vcpu-model", "256", "-vcpu-stepping", "1"}},
+		{"VMM twice", 2, code.Usage, []string{"-vmm", "qemu", "-vmm-type", "QEMU", "-vcpu-type", "EPYC"}},
+		{"unknown VMM", 2, code.Usage, []string{"-vmm-type", "xen", "-vcpu-type", "EPYC"}},
+		{"matrix of nonsense", 2, code.Usage, []string{"-vcpu-type", "EPYC", "-matrix", "cpus=1"}},
+		{"matrix with an unknown type", 2, code.Usage, []string{"-matrix", "types=EPYC,host"}},
+		{"matrix of SEV", 2, code.Usage, []string{"-mode", "sev", "-matrix", "vcpus=1-2"}},
+		{"vCPU pages of SEV", 2, code.Usage, []string{"-mode", "sev", "-dump-vmsa"}},
 		{"chain of the wrong length", 2, code.Usage, []string{"-snp-ovmf-hash", "00", "-vcpu-type", "EPYC"}},
 		{"an argument", 2, code.Usage, []string{"-vcpu-type", "EPYC", "vmlinuz"}},
 		{"unknown flag", 2, code.Usage, []string{"-vcpu", "2"}},
@@ -131,6 +143,90 @@ func TestMeasureRefuses(t *testing.T) {
 				t.Errorf("printed %q, exit %d, code %q, %v; want exit %d, code %q", out, applet.ExitCode(err), c, err, tc.exit, tc.code)
 			}
 		})
+	}
+}
+
+// The names and spellings of the public tool's flags.
+func TestMeasureFlagNames(t *testing.T) {
+	dir := measureFiles(t)
+	t.Chdir(dir)
+	base := []string{"--ovmf=fw", "--kernel=kernel", "--initrd=initrd", "--append=quiet", "--vcpus=3"}
+	run := func(args ...string) string {
+		t.Helper()
+		out, talk, err := measureRun(t, append(base, args...)...)
+		if err != nil || strings.Contains(talk, "synthetic") {
+			t.Fatalf("%q: %q, %v", args, talk, err)
+		}
+		return out
+	}
+	want := run("-vcpu-type", "EPYC-Milan")
+	for _, args := range [][]string{
+		{"--mode", "snp", "--vcpu-sig=0xa00f11"}, {"--vcpu-sig", "10489617"}, {"--mode=SEV-SNP", "--vcpu-type=EPYC-Milan-v2"},
+		{"--vcpu-family", "25", "--vcpu-model", "1", "--vcpu-stepping", "1"},
+		{"--vmm-type", "QEMU", "--guest-features", "0x1", "--vcpu-type=EPYC-Milan"},
+	} {
+		if got := run(args...); got != want {
+			t.Errorf("%q: %s, want %s", args, got, want)
+		}
+	}
+	if run("--vmm-type", "ec2") == want || run("--vmm-type", "gce") != run("-vmm", "GCE") {
+		t.Error("-vmm-type")
+	}
+
+	run("-vcpu-type", "EPYC-Milan", "--dump-vmsa")
+	cfg := measure.Config{Firmware: measure.SyntheticFirmware(), Kernel: []byte("kernel"), Initrd: []byte("initrd"), Append: "quiet", VCPUs: 3, VCPUType: "EPYC-Milan"}
+	r, err := measure.SNP(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, page := range []*[measure.PageSize]byte{r.First, r.Others, r.Others} {
+		if b, err := os.ReadFile(fmt.Sprintf("vmsa%d.bin", i)); err != nil || !bytes.Equal(b, page[:]) {
+			t.Errorf("vCPU %d: %d bytes, %v", i, len(b), err)
+		}
+	}
+	if _, err := os.Stat("vmsa3.bin"); err == nil {
+		t.Error("a fourth vCPU was written")
+	}
+}
+
+func TestMeasureExplain(t *testing.T) {
+	dir := measureFiles(t)
+	_, talk, err := measureRun(t, "-ovmf", dir+"/fw", "-kernel", dir+"/kernel", "-initrd", dir+"/initrd", "-append", "quiet", "-vcpus", "2", "-vcpu-type", "EPYC-Milan", "-explain")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"0xffff0000", "65536", "kernel hashes", "other processors", "of \"quiet\" and a NUL", "signature 0xa00f11, SEV_FEATURES 0x1"} {
+		if !strings.Contains(talk, want) {
+			t.Errorf("no %q in:\n%s", want, talk)
+		}
+	}
+	_, talk, err = measureRun(t, "-mode", "seves", "-ovmf", dir+"/fw", "-kernel", dir+"/kernel", "-vcpus", "2", "-vcpu-type", "EPYC-Milan", "-explain")
+	if err != nil || !strings.Contains(talk, "table of hashes") || !strings.Contains(talk, "other processors") || !strings.Contains(talk, "signature 0xa00f11") {
+		t.Errorf("SEV-ES: %v\n%s", err, talk)
+	}
+}
+
+func TestMeasureMatrix(t *testing.T) {
+	dir := measureFiles(t)
+	args := []string{"-ovmf", dir + "/fw", "-kernel", dir + "/kernel", "-initrd", dir + "/initrd", "-append", "quiet", "-matrix", "vcpus=1-3:types=EPYC-Milan,EPYC-Genoa:features=0x1,0x21"}
+	out, talk, err := measureRun(t, append(args, "-json")...)
+	var cells []measuredCell
+	if err != nil || talk != "" || json.Unmarshal([]byte(out), &cells) != nil || len(cells) != 12 {
+		t.Fatalf("%q, %q, %v", out, talk, err)
+	}
+	table, _, err := measureRun(t, args...)
+	if err != nil || strings.Count(table, "\n") != 13 {
+		t.Errorf("%v\n%s", err, table)
+	}
+	for _, c := range cells {
+		one, _, err := measureRun(t, append(args[:8:8], "-vcpus", fmt.Sprint(c.VCPUs), "-vcpu-type", c.VCPUType, "-guest-features", c.GuestFeatures, "-host", c.Host)...)
+		if err != nil || strings.TrimSpace(one) != c.Digest || !c.Complete || !strings.Contains(table, c.Digest) {
+			t.Errorf("%+v: alone %q, %v", c, one, err)
+		}
+	}
+	_, talk, err = measureRun(t, "-ovmf", dir+"/fw", "-matrix", "vcpus=1-2:types=EPYC")
+	if err != nil || !strings.Contains(talk, "INCOMPLETE") {
+		t.Errorf("without a kernel: %q, %v", talk, err)
 	}
 }
 

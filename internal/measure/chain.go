@@ -51,11 +51,12 @@ func (t PageType) String() string {
 // A VMSA step's Size is 4096 times the number of vCPUs that share the page's
 // content; each lies at the same GPA.
 type Step struct {
-	What  string   // "firmware", "SEC memory", "kernel hashes", ...
-	Page  PageType // how the pages were measured
-	GPA   uint64   // guest-physical address of the first page
-	Size  uint64   // bytes
-	After [48]byte // the digest when this range was done
+	What     string    // "firmware", "SEC memory", "kernel hashes", ...
+	Page     PageType  // how the pages were measured
+	GPA      uint64    // guest-physical address of the first page
+	Size     uint64    // bytes
+	Contents *[48]byte // SHA-384 of the page; nil where none, or pages of several contents, entered
+	After    [48]byte  // the digest when this range was done
 }
 
 // chain is the digest being built and the record of how.
@@ -80,14 +81,21 @@ func (c *chain) done(what string, t PageType, gpa, size uint64) {
 	c.steps = append(c.steps, Step{What: what, Page: t, GPA: gpa, Size: size, After: c.ld})
 }
 
+// contents notes in the last step what each of its pages holds.
+func (c *chain) contents(sum [48]byte) { c.steps[len(c.steps)-1].Contents = &sum }
+
 // normal measures data, whose length is a multiple of PageSize (the caller has
 // checked that), from gpa on.
 func (c *chain) normal(what string, gpa uint64, data []byte) {
+	var contents [48]byte
 	for off := 0; off < len(data); off += PageSize {
-		contents := sha512.Sum384(data[off : off+PageSize])
+		contents = sha512.Sum384(data[off : off+PageSize])
 		c.page(PageNormal, gpa+uint64(off), &contents)
 	}
 	c.done(what, PageNormal, gpa, uint64(len(data)))
+	if len(data) == PageSize {
+		c.contents(contents)
+	}
 }
 
 // empty measures pages whose contents do not enter the digest.
@@ -108,4 +116,5 @@ func (c *chain) vmsas(what string, vmsa *[PageSize]byte, n int) {
 		c.page(PageVMSA, vmsaGPA, &contents)
 	}
 	c.done(what, PageVMSA, vmsaGPA, uint64(n)*PageSize)
+	c.contents(contents)
 }

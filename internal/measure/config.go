@@ -38,8 +38,6 @@ type Config struct {
 
 	SVSM     []byte // SVSM image, for SVSM only
 	VarsSize uint64 // bytes of the variable store between SVSM and firmware
-
-	hashedHere bool // FirmwareChain is Prepare's own
 }
 
 // Result is a launch digest and what it covers.
@@ -52,6 +50,7 @@ type Result struct {
 	// What entered the VMSAs. VCPUSig is 0 where the profile fixes RDX.
 	VCPUSig       uint32
 	GuestFeatures uint64
+	First, Others *[PageSize]byte // the boot processor's VMSA, and every other's
 
 	// Complete: kernel, initramfs and command line are all covered by a
 	// kernel-hashes page. If not, Why says what is missing, and no claim may be
@@ -63,9 +62,19 @@ type Result struct {
 // LegacyResult is the launch digest of SEV and SEV-ES: SHA-256 over what was
 // loaded. It is never complete: those platforms have no signed report.
 type LegacyResult struct {
-	Digest [32]byte
-	Hashes *Hashes
-	Why    string
+	Digest        [32]byte
+	Parts         []Part // what was hashed, in that order
+	Hashes        *Hashes
+	VCPUSig       uint32          // SEV-ES: as in Result
+	First, Others *[PageSize]byte // SEV-ES: as in Result
+	Why           string
+}
+
+// Part is one piece of what a LegacyResult's digest is taken over.
+type Part struct {
+	What  string
+	Size  uint64
+	After [32]byte // the digest if it ended here
 }
 
 func firmwareGPA(firmware []byte) uint64 { return 1<<32 - uint64(len(firmware)) }

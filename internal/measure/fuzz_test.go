@@ -27,7 +27,7 @@ func FuzzParseImage(f *testing.F) {
 	svsm := synthetic
 	svsm.HasLaunchOffset, svsm.LaunchOffset, svsm.HasHashTable = true, 0x10, false
 	image := make([]byte, PageSize)
-	if err := svsm.writeTables(image); err != nil {
+	if err := svsm.WriteTables(image); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(image[len(image)-400:])
@@ -45,7 +45,7 @@ func FuzzParseImage(f *testing.F) {
 			t.Fatalf("%d sections", len(img.Sections))
 		}
 		again := make([]byte, len(b))
-		if err := img.writeTables(again); err != nil {
+		if err := img.WriteTables(again); err != nil {
 			t.Fatal(err)
 		}
 		back, err := ParseImage(again)

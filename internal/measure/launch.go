@@ -34,8 +34,10 @@ func SNP(cfg Config) (*Result, error) {
 	v := c.start(img, g)
 	if v.extend(cfg.VCPUs); cfg.VCPUs > 1 {
 		v.done("other processors", PageVMSA, vmsaGPA, uint64(cfg.VCPUs-1)*PageSize)
+		v.contents(v.contentsOther)
 	}
 	r := &Result{Digest: v.ld, Steps: v.steps, Hashes: hashes, VCPUSig: g.sig, GuestFeatures: g.features}
+	r.First, r.Others = v.first, v.other
 	if hashes != nil {
 		r.Table = uint64(img.HashTableGPA)
 	}
@@ -86,7 +88,7 @@ func (cfg Config) prepare(img *Image) (*Config, *Hashes) {
 	if cfg.FirmwareChain == nil {
 		c := &chain{}
 		c.normal("firmware", firmwareGPA(cfg.Firmware), cfg.Firmware)
-		cfg.FirmwareChain, cfg.hashedHere = &c.ld, true
+		cfg.FirmwareChain = &c.ld
 	}
 	hashes := wait()
 	if withKernel {
@@ -99,11 +101,7 @@ func (cfg Config) prepare(img *Image) (*Config, *Hashes) {
 // toVCPUs is the chain of a prepared launch up to its first VMSA.
 func (cfg *Config) toVCPUs(img *Image, p profile, hashes *Hashes) *chain {
 	c := &chain{ld: *cfg.FirmwareChain}
-	what := "firmware (precomputed)"
-	if cfg.hashedHere {
-		what = "firmware"
-	}
-	c.done(what, PageNormal, firmwareGPA(cfg.Firmware), uint64(len(cfg.Firmware)))
+	c.done("firmware", PageNormal, firmwareGPA(cfg.Firmware), uint64(len(cfg.Firmware)))
 	c.sections(img, p, hashes)
 	return c
 }
@@ -112,22 +110,25 @@ func (cfg *Config) toVCPUs(img *Image, p profile, hashes *Hashes) *chain {
 // one with fewer, extended.
 type vcpuChain struct {
 	chain
-	other [48]byte // contents of every VMSA but the first
-	n     int
+	first, other  *[PageSize]byte // the VMSAs: the boot processor's, and the rest's
+	contentsOther [48]byte
+	n             int
 }
 
 // start copies c and measures the boot processor.
 func (c *chain) start(img *Image, g guest) *vcpuChain {
-	other := g.real(img.ResetEIP, g.sig, g.features)
-	v := &vcpuChain{chain: chain{ld: c.ld, steps: slices.Clip(c.steps)}, other: sha512.Sum384(other[:]), n: 1}
-	v.vmsas("boot processor", (*[PageSize]byte)(g.real(bspEIP, g.sig, g.features)), 1)
+	v := &vcpuChain{chain: chain{ld: c.ld, steps: slices.Clip(c.steps)}, n: 1}
+	v.first = (*[PageSize]byte)(g.real(bspEIP, g.sig, g.features))
+	v.other = (*[PageSize]byte)(g.real(img.ResetEIP, g.sig, g.features))
+	v.contentsOther = sha512.Sum384(v.other[:])
+	v.vmsas("boot processor", v.first, 1)
 	return v
 }
 
 // extend measures processors until there are n.
 func (v *vcpuChain) extend(n int) {
 	for ; v.n < n; v.n++ {
-		v.page(PageVMSA, vmsaGPA, &v.other)
+		v.page(PageVMSA, vmsaGPA, &v.contentsOther)
 	}
 }
 
@@ -178,8 +179,9 @@ func SVSM(cfg Config) (*Result, error) {
 	eip := uint32(base) + svsm.LaunchOffset // base is below 4 GiB
 	// The reference tool's vectors have SNPActive alone here, whatever the
 	// caller asks for the guest.
-	c.vmsas("processors", (*[PageSize]byte)(g.protected(eip, g.sig, featureSNP)), cfg.VCPUs)
-	return &Result{Digest: c.ld, Steps: c.steps, Why: whySVSM, VCPUSig: g.sig, GuestFeatures: featureSNP}, nil
+	vmsa := (*[PageSize]byte)(g.protected(eip, g.sig, featureSNP))
+	c.vmsas("processors", vmsa, cfg.VCPUs)
+	return &Result{Digest: c.ld, Steps: c.steps, Why: whySVSM, VCPUSig: g.sig, GuestFeatures: featureSNP, First: vmsa, Others: vmsa}, nil
 }
 
 // FirmwareChain is the digest after the pages of an SNP launch's firmware, to

@@ -47,18 +47,24 @@ func (cfg Config) legacy(es bool) (*LegacyResult, error) {
 		}
 	}
 	wait := cfg.hashAsync(withKernel)
+	r := &LegacyResult{Why: whyLegacy, VCPUSig: sig}
 	h := sha256.New()
-	h.Write(cfg.Firmware)
-	r := &LegacyResult{Hashes: wait(), Why: whyLegacy}
-	if r.Hashes != nil {
+	part := func(what string, data []byte, n int) {
+		for range n {
+			h.Write(data)
+		}
+		r.Parts = append(r.Parts, Part{What: what, Size: uint64(n) * uint64(len(data)), After: [32]byte(h.Sum(nil))})
+	}
+	part("firmware", cfg.Firmware, 1)
+	if r.Hashes = wait(); r.Hashes != nil {
 		t := r.Hashes.Table()
-		h.Write(t[:])
+		part("table of hashes", t[:], 1)
 	}
 	if es {
-		h.Write(p.real(bspEIP, sig, 0)[:])
-		ap := p.real(img.ResetEIP, sig, 0)
-		for range cfg.VCPUs - 1 {
-			h.Write(ap[:])
+		r.First, r.Others = (*[PageSize]byte)(p.real(bspEIP, sig, 0)), (*[PageSize]byte)(p.real(img.ResetEIP, sig, 0))
+		part("boot processor", r.First[:], 1)
+		if cfg.VCPUs > 1 {
+			part("other processors", r.Others[:], cfg.VCPUs-1)
 		}
 	}
 	h.Sum(r.Digest[:0])

@@ -146,7 +146,7 @@ func TestRefused(t *testing.T) {
 		img.Sections = slices.Clone(img.Sections)
 		change(&img)
 		b := make([]byte, syntheticSize)
-		if err := img.writeTables(b); err != nil {
+		if err := img.WriteTables(b); err != nil {
 			t.Fatal(err)
 		}
 		return b
@@ -213,7 +213,7 @@ func TestRefusedSVSM(t *testing.T) {
 	svsm := synthetic
 	svsm.HasLaunchOffset, svsm.LaunchOffset = true, 0x10
 	image := make([]byte, syntheticSize)
-	if err := svsm.writeTables(image); err != nil {
+	if err := svsm.WriteTables(image); err != nil {
 		t.Fatal(err)
 	}
 	good := Config{Firmware: SyntheticFirmware(), SVSM: image, VarsSize: PageSize, VCPUs: 2, VCPUType: "EPYC-Milan"}

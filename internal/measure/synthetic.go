@@ -39,16 +39,16 @@ func SyntheticFirmware() []byte {
 	for off := 0; off < syntheticSize-PageSize; {
 		off += copy(b[off:syntheticSize-PageSize], syntheticText)
 	}
-	if err := synthetic.writeTables(b); err != nil {
+	if err := synthetic.WriteTables(b); err != nil {
 		panic("measure: synthetic firmware: " + err.Error()) // constants only; a test runs it
 	}
 	return b
 }
 
-// writeTables writes what img says to the end of b: the SEV metadata, the
+// WriteTables writes what img says to the end of b: the SEV metadata, the
 // footer table, and the 32 bytes of the reset vector behind it (left alone).
 // ParseImage reads it back to the same Image.
-func (img *Image) writeTables(b []byte) error {
+func (img *Image) WriteTables(b []byte) error {
 	le := binary.LittleEndian
 	var table []byte // from its start on, which is the reverse of the walk
 	add := func(has bool, g guid, words ...uint32) {
