@@ -19,8 +19,8 @@ import (
 // TestReadmeCommands runs the commands of the README's "On a real SNP host",
 // each as it stands there, in one shell. What differs from a real host is said
 // here: the simulator's root and device are added, a port that is free and a
-// private folder for secrets are put in, "qemu-system-x86_64" is a script that
-// hands kernel, initramfs, command line, firmware, disk and HOST_DATA to the
+// private folder for secrets are put in, the QEMU that mkimage launch names is a
+// script that hands kernel, initramfs, command line, firmware, disk and HOST_DATA to the
 // simulator, and the firmware is the synthetic one.
 func TestReadmeCommands(t *testing.T) {
 	w := theWorld(t)
@@ -57,9 +57,9 @@ func TestReadmeCommands(t *testing.T) {
 		"8451", freePort(t),
 		"verifier init", "verifier init -root chip/ark.pem",
 		"mkimage build", "mkimage build -sim-device bin/snp-sim-device",
-		"-size 2G", "-size 32M", "-m 2G", "-m 512M", "size=2G", "size=512M",
+		"-size 2G", "-size 32M",
 		"0.0.0.0", "127.0.0.1",
-		"qemu-system-x86_64", "qemu-shim")
+		"mkimage launch", "mkimage launch -memory 512M -qemu qemu-shim")
 	script := "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"
 	for i, c := range commands {
 		script += fmt.Sprintf("echo '>>> %d' >&2\n%s\n", i+1, replace.Replace(c))

@@ -20,6 +20,7 @@ var commands = []applet.Applet{
 	{Name: "measure", Summary: "compute a launch digest from firmware, kernel, initramfs and command line", Run: runMeasure},
 	{Name: "claim", Summary: "print the claims that trust an image, for policy add", Run: runClaim},
 	{Name: "id-block", Summary: "sign an image's launch digest for the secure processor: image ID and version", Run: runIDBlock},
+	{Name: "launch", Summary: "print the command, or the libvirt domain, that starts an image as it was measured", Run: runLaunch},
 	{Name: "disk", Summary: "write an encrypted root disk from a folder or an archive", Run: runDisk},
 }
 

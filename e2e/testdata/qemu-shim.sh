@@ -5,7 +5,8 @@ set -euo pipefail
 kernel= initrd= append= bios= disk= host_data=
 while [ $# -gt 0 ]; do
   case $1 in
-  -enable-kvm | -nographic | -no-reboot) shift; continue ;;
+  -enable-kvm | -nodefaults | -no-user-config | -no-reboot) shift; continue ;;
+  -display | -serial) ;;
   -kernel) kernel=$2 ;;
   -initrd) initrd=$2 ;;
   -append) append=$2 ;;
@@ -19,7 +20,7 @@ while [ $# -gt 0 ]; do
   -object)
     case $2 in
     sev-snp-guest,*)
-      [[ $2 = *,kernel-hashes=on,* ]] || { echo "kernel hashes are off" >&2; exit 1; }
+      [[ $2 = *,kernel-hashes=on,policy=0x30000,* ]] || { echo "kernel hashes are off" >&2; exit 1; }
       host_data=${2##*host-data=} host_data=${host_data%%,*}
       host_data=$(printf %s "$host_data" | base64 -d | od -An -v -tx1 | tr -d ' \n')
       ;;

@@ -187,6 +187,7 @@ const (
 	MaintainNominate       Code = "maintain-nominate"
 	MaintainRefused        Code = "maintain-refused"
 	MaintainRotation       Code = "maintain-rotation"
+	LaunchDiffers          Code = "launch-differs"
 	MeasurementIncomplete  Code = "measurement-incomplete"
 	PlatformRefused        Code = "platform-refused"
 	SealKey                Code = "seal-key"
@@ -402,6 +403,7 @@ var table = map[Code]string{
 	BundleSecond:           "another bundle was approved for this boot",
 	BundleUnapproved:       "the instance starts from bundles, and this boot had none approved",
 	BundleUnexpected:       "a bundle was named for an instance that has no bundle floor",
+	LaunchDiffers:          "a launch that is asked for is not the one that was measured",
 	MaintainHeaders:        "header records that a running VM asked to register are not acceptable",
 	MaintainNominate:       "a launch digest that a running VM nominated is not acceptable",
 	MaintainRefused:        "the verifier refused to maintain anything for this VM",
