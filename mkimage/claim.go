@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -10,7 +11,9 @@ import (
 
 	"attestbox/internal/applet"
 	"attestbox/internal/claim"
+	"attestbox/internal/code"
 	"attestbox/internal/image"
+	"attestbox/internal/measure"
 )
 
 const claimExample = "mkimage claim -ovmf OVMF.amdsev.fd image > web.claims   # then: policy add -dir bank web.claims"
@@ -24,10 +27,11 @@ type claimed struct {
 // runClaim is `mkimage claim`: the lines of a policy that trust an image. The
 // digest comes from the image's files, never from its record alone.
 func runClaim(_ context.Context, env *applet.Env, args []string) error {
-	fs := env.Flags("[-ovmf FILE] [-name NAME] [-days N] [-from TIME] IMAGE", claimExample)
+	fs := env.Flags("[-ovmf FILE] [-matrix AXES] [-name NAME] [-days N] [-from TIME] IMAGE", claimExample)
 	ovmf := fs.String("ovmf", "", "the firmware `FILE` that the image was measured with")
 	name := fs.String("name", "", "call the measurement `NAME` in the policy (default: the image folder's)")
 	days := fs.Int("days", 90, "the claim is in force for `N` days")
+	matrix := fs.String("matrix", "", "a claim for every combination of `AXES`, such as\n"+measure.AxesSyntax)
 	start := fs.String("from", "", "from this `TIME`, such as 2026-01-31 or 2026-01-31T12:00:00Z (default: now)")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -52,17 +56,67 @@ func runClaim(_ context.Context, env *applet.Env, args []string) error {
 	if err := claim.CheckName(*name); err != nil {
 		return fs.Usage("-name: %v", err)
 	}
-	_, r, err := claimable(dir, *ovmf)
+	var axes measure.Axes
+	var err error
+	if *matrix != "" {
+		if axes, err = measure.ParseAxes(*matrix); err != nil {
+			return fs.Usage("-matrix: %v", err)
+		}
+	}
+	firmware, r, err := claimable(dir, *ovmf)
 	if err != nil {
 		return err
 	}
 	m := r.Record.Measurement
 	list := []claimed{{*name, r.Digest, fmt.Sprintf("%d x %s, features %#x, %s", m.VCPUs, m.VCPUType, m.GuestFeatures, m.VMM)}}
+	if *matrix != "" {
+		if list, err = claimCells(r.Launch(firmware), axes, *name); err != nil {
+			return explainMeasure(fs, err)
+		}
+	}
 	if note := forSimulator(r); note != "" {
 		fmt.Fprintf(env.Stderr, "%s: %s\n", env.Name, note)
 	}
 	_, err = io.WriteString(env.Stdout, claimText(r, list, from, from.AddDate(0, 0, *days)))
 	return err
+}
+
+// claimCells are the launches of a matrix, each with a name of its own. What a
+// digest covers is the same for every cell: see measure.Matrix.
+func claimCells(cfg measure.Config, axes measure.Axes, base string) ([]claimed, error) {
+	res, err := measure.SNP(cfg)
+	switch {
+	case err != nil:
+		return nil, err
+	case !res.Complete:
+		return nil, applet.Refused(code.MeasurementIncomplete, fmt.Errorf("the launch digest is incomplete: %s", res.Why))
+	}
+	cells, err := measure.Matrix(cfg, axes)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]claimed, len(cells))
+	for i, c := range cells {
+		model := c.VCPUType
+		if model == "" {
+			model = fmt.Sprintf("%#x", c.VCPUSig)
+		}
+		name := base
+		for _, part := range []struct {
+			varies bool
+			text   string
+		}{{len(axes.VCPUs) > 0, fmt.Sprint(c.VCPUs)}, {len(axes.Types)+len(axes.Sigs) > 0, model},
+			{len(axes.Features) > 0, fmt.Sprintf("%#x", c.GuestFeatures)}, {len(axes.Hosts) > 0, c.Host}} {
+			if part.varies {
+				name += "-" + part.text
+			}
+		}
+		if err := claim.CheckName(name); err != nil {
+			return nil, applet.WithHint(err, "choose a shorter one with -name")
+		}
+		list[i] = claimed{name, hex.EncodeToString(c.Digest[:]), fmt.Sprintf("%d x %s, features %#x, %s", c.VCPUs, model, c.GuestFeatures, c.Host)}
+	}
+	return list, nil
 }
 
 // claimable reads an image folder whose digest may be trusted, and the firmware
