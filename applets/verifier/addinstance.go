@@ -77,12 +77,15 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	switch {
 	case *domain != "" && admission.CheckDomain(*domain) != nil:
 		return fs.Usage("-domain: %v", admission.CheckDomain(*domain))
-	case *domain != "" && lf.none():
+	case lf.noDigest() && (*domain != "" || lf.identified()):
 		inst.Measurements = []server.Measurement{}
 	default:
 		if inst.Measurements, err = lf.measurements(); err != nil {
 			return err
 		}
+	}
+	if inst.Identities, err = lf.identities(); err != nil {
+		return err
 	}
 	sec := &server.Secrets{}
 	defer sec.Zero()
@@ -117,6 +120,9 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	}
 	for _, m := range inst.Measurements {
 		fmt.Fprintf(env.Stderr, "launch digest %s: %s\n", m.Digest, m.Source)
+	}
+	for _, i := range inst.Identities {
+		fmt.Fprintf(env.Stderr, "signed launch digests: %v\n", i)
 	}
 	for _, h := range inst.Headers {
 		fmt.Fprintf(env.Stderr, "LUKS header %s: %s, sectors of %d bytes, integrity %s\n", h.Digest, h.Cipher, h.SectorSize, h.Integrity)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"attestbox/internal/applet"
+	"attestbox/internal/appraise"
+	"attestbox/internal/idblock"
 	"attestbox/internal/server"
 	"attestbox/internal/servercmd"
 	"attestbox/internal/wire"
@@ -61,7 +63,7 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 		fs.BoolVar(&f.json, "json", false, "print JSON")
 	case "allow":
 		f.launch.register(fs)
-		fs.BoolVar(&f.only, "only", false, "and forget the launch digests allowed before")
+		fs.BoolVar(&f.only, "only", false, "and forget the launch digests and ID keys allowed before")
 		f.may.register(fs)
 	case "disk":
 		f.disk.register(fs)
@@ -108,10 +110,15 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if verb == "allow" {
 		f.may.given(fs)
 	}
-	if verb == "allow" && !(f.may.any() && f.launch.none() && !f.only) {
+	if verb == "allow" {
 		var err error
-		if f.measurements, err = f.launch.measurements(); err != nil {
+		if f.identities, err = f.launch.identities(); err != nil {
 			return err
+		}
+		if !(f.launch.noDigest() && (f.may.any() && !f.only || f.launch.identified())) {
+			if f.measurements, err = f.launch.measurements(); err != nil {
+				return err
+			}
 		}
 	}
 	if verb == "accept-rollback" {
@@ -138,6 +145,7 @@ type instanceFlags struct {
 	state             servercmd.StateFlags
 	launch            launchFlags
 	measurements      []server.Measurement
+	identities        []appraise.Identity
 	id                wire.Hex32
 	digest            string
 	may               mayFlags
@@ -196,6 +204,12 @@ func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *ins
 	for _, m := range i.Measurements {
 		fmt.Fprintf(w, "launch       %s\n             %s\n", m.Digest, m.Source)
 	}
+	for _, d := range i.Identities {
+		fmt.Fprintf(w, "signed by    %v\n             image ID %s, SVN %d or above\n", d.IDKey, idblock.ShowID(d.ImageID), d.MinSVN)
+		if d.FamilyID != (appraise.Hex16{}) {
+			fmt.Fprintf(w, "             family ID %s\n", idblock.ShowID(d.FamilyID))
+		}
+	}
 	showNominations(w, i)
 	for _, h := range i.Headers {
 		scope := ""
@@ -222,8 +236,8 @@ func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *ins
 		fmt.Fprintf(w, "  rollback   %s  accepted: from boot %d to %d, used by %s\n", stamp(r.Time), r.From, r.To, by)
 	}
 	for _, boot := range append(append([]server.Boot{}, b.Current...), b.Past...) {
-		fmt.Fprintf(w, "  boot %-5d %s  %s\n             REPORT_ID %s, released %d times, exchange %s\n",
-			boot.Number, stamp(boot.Started), outcomeText(&boot), boot.ReportID, boot.Gives, boot.Exchange)
+		fmt.Fprintf(w, "  boot %-5d %s  %s\n             launch digest %s\n             REPORT_ID %s, released %d times, exchange %s\n",
+			boot.Number, stamp(boot.Started), outcomeText(&boot), boot.Measurement, boot.ReportID, boot.Gives, boot.Exchange)
 		if a, err := st.Approval(ctx, i.ID, boot.ReportID); err != nil {
 			return err
 		} else if a != nil {
@@ -265,6 +279,10 @@ func instanceAllow(ctx context.Context, env *applet.Env, st *server.State, f *in
 			next = append(next, m)
 		}
 		i.Measurements = next
+		if f.only {
+			i.Identities = nil
+		}
+		i.Admit(f.identities)
 		return f.may.apply(i)
 	})
 	if err != nil {
@@ -272,6 +290,9 @@ func instanceAllow(ctx context.Context, env *applet.Env, st *server.State, f *in
 	}
 	for _, m := range f.measurements {
 		fmt.Fprintf(env.Stderr, "allowed %s: %s\n", m.Digest, m.Source)
+	}
+	for _, d := range f.identities {
+		fmt.Fprintf(env.Stderr, "allowed what is signed: %v\n", d)
 	}
 	return nil
 }

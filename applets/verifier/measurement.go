@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 
 	"attestbox/internal/applet"
+	"attestbox/internal/appraise"
 	"attestbox/internal/appraise/amdroots"
 	"attestbox/internal/code"
+	"attestbox/internal/idblock"
 	"attestbox/internal/image"
 	"attestbox/internal/measure"
 	"attestbox/internal/server"
@@ -34,6 +36,9 @@ type launchFlags struct {
 	vcpuType, vmm                string
 	guestFeatures                uint64
 
+	idKey, imageID, familyID string
+	minSVN                   uint64
+
 	synthetic bool // measurements computed a digest over the synthetic firmware
 }
 
@@ -48,11 +53,49 @@ func (l *launchFlags) register(fs *applet.FlagSet) {
 	fs.StringVar(&l.vcpuType, "vcpu-type", "EPYC-Milan", "vCPU type")
 	fs.StringVar(&l.vmm, "vmm", "", "qemu (default), ec2, gce")
 	fs.Uint64Var(&l.guestFeatures, "guest-features", 0, "SEV_FEATURES of the VMSA; 0 is the default of the VMM")
+	fs.StringVar(&l.idKey, "id-key", "", "beside launch digests or in their place: whatever the owner of this ID key signed (mkimage id-block), its digest in 96 `HEX` digits")
+	fs.StringVar(&l.imageID, "image-id", "", "with -id-key: its image, `ID` of at most 16 characters or 32 hex digits")
+	fs.StringVar(&l.familyID, "family-id", "", "with -id-key: only of this family, `ID` of the same form")
+	fs.Uint64Var(&l.minSVN, "min-svn", 0, "with -id-key: the least security version that may start, 1 or more")
 }
 
 // none says that no launch digest is given at all.
-func (l *launchFlags) none() bool {
+func (l *launchFlags) none() bool { return l.noDigest() && !l.identified() }
+
+func (l *launchFlags) noDigest() bool {
 	return len(l.images)+len(l.digests) == 0 && l.kernel == "" && l.initrd == "" && l.append == "" && l.ovmf == ""
+}
+
+// identified says that an ID key may say what is launched.
+func (l *launchFlags) identified() bool {
+	return l.idKey != "" || l.imageID != "" || l.familyID != "" || l.minSVN != 0
+}
+
+// identities gives what -id-key and the flags beside it name: none or one.
+func (l *launchFlags) identities() ([]appraise.Identity, error) {
+	if !l.identified() {
+		return nil, nil
+	}
+	if l.idKey == "" || l.imageID == "" || l.minSVN == 0 || l.minSVN > 1<<32-1 {
+		return nil, applet.Usage("-id-key, -image-id and -min-svn (1 to 4294967295) need each other")
+	}
+	i := appraise.Identity{MinSVN: uint32(l.minSVN)}
+	if err := i.IDKey.UnmarshalText([]byte(l.idKey)); err != nil {
+		return nil, applet.Usage("-id-key: %v", err)
+	}
+	image, err := idblock.ParseID(l.imageID)
+	if err != nil {
+		return nil, applet.Usage("-image-id %.40q: want at most 16 characters, or 32 hex digits", l.imageID)
+	}
+	family, err := idblock.ParseID(l.familyID)
+	if err != nil {
+		return nil, applet.Usage("-family-id %.40q: want at most 16 characters, or 32 hex digits", l.familyID)
+	}
+	i.ImageID, i.FamilyID = image, family
+	if err := i.Check(); err != nil {
+		return nil, applet.Refused(code.MeasurementIncomplete, err)
+	}
+	return []appraise.Identity{i}, nil
 }
 
 func incomplete(format string, a ...any) error {

@@ -26,6 +26,8 @@ type Result struct {
 	Root     string      `json:"root"`
 	// AMD is false for a root that is not AMD's; Root says so too.
 	AMD bool `json:"amd"`
+	// By is the identity that admitted a launch whose digest is not listed.
+	By *Identity `json:"by,omitempty"`
 	// Findings are those of Verify, then those of Appraise.
 	Findings []Finding `json:"findings"`
 }
@@ -40,6 +42,8 @@ type appraisal struct {
 	v *Verified
 	r *snp.Report
 	p *Policy
+
+	by Identity // that admitted the launch; zero: none had to
 }
 
 // Appraise compares every field of a verified report with the policy and with
@@ -60,7 +64,11 @@ func Appraise(v *Verified, p *Policy, e Expect, now time.Time) *Result {
 		a.guest()
 		a.identity(e)
 	}
-	return &Result{Accepted: !a.failed(), Product: v.product, Root: v.chain.root.Name(), AMD: v.AMD(), Findings: a.list}
+	res := &Result{Accepted: !a.failed(), Product: v.product, Root: v.chain.root.Name(), AMD: v.AMD(), Findings: a.list}
+	if a.by != (Identity{}) {
+		res.By = &a.by
+	}
+	return res
 }
 
 // expiry refuses a Verified that outlived its certificates.
@@ -224,8 +232,7 @@ func (a *appraisal) idBlock() {
 // identity is which guest this is, and for whom it asked.
 func (a *appraisal) identity(e Expect) {
 	r := a.r
-	digest := Hex48(r.Measurement)
-	a.check(slices.Contains(a.p.Measurements, digest) && digest != Hex48{}, code.MeasurementUnknown, "MEASUREMENT", digest.String(), oneOf(a.p.Measurements))
+	a.measurement()
 	if e.HostData == nil {
 		a.state("HOST_DATA", fmt.Sprintf("%x", r.HostData), "no instance ID to compare with")
 	} else {
@@ -239,6 +246,26 @@ func (a *appraisal) identity(e Expect) {
 	}
 	a.state("REPORT_ID", fmt.Sprintf("%x", r.ReportID), "one per launch; the release rules use it")
 	a.state("REPORT_ID_MA", fmt.Sprintf("%x", r.ReportIDMA), "a migration agent's, which is refused above")
+}
+
+// measurement: the launch digest is one of those that are trusted, or was signed
+// by an ID key that is, as an image at or above its least SVN.
+func (a *appraisal) measurement() {
+	r, digest := a.r, Hex48(a.r.Measurement)
+	by, admitted := Admitting(a.p.Identities, r)
+	listed := slices.Contains(a.p.Measurements, digest) && digest != Hex48{}
+	want := oneOf(a.p.Measurements)
+	if len(a.p.Identities) > 0 {
+		want += ", or signed: " + oneOf(a.p.Identities)
+	}
+	a.check(listed || admitted, code.MeasurementUnknown, "MEASUREMENT", digest.String(), want)
+	switch {
+	case admitted && !listed:
+		a.note("admitted by %v", by)
+		a.by = by
+	case !listed && len(a.p.Identities) > 0:
+		a.note("signed by ID key %v as image ID %v, family ID %v, SVN %d", Hex48(r.IDKeyDigest), Hex16(r.ImageID), Hex16(r.FamilyID), r.GuestSVN)
+	}
 }
 
 func products(p *Policy) string {

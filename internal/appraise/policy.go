@@ -19,6 +19,8 @@ type Policy struct {
 	Products map[snp.Product]ProductPolicy `json:"products"`
 	// Measurements are the launch digests that are trusted.
 	Measurements []Hex48 `json:"measurements"`
+	// Identities admit launches beside those: by ID key, image ID and least SVN.
+	Identities []Identity `json:"identities,omitempty"`
 
 	// SigningKey is "vcek" (also where empty) or "vlek".
 	SigningKey string `json:"signing_key,omitempty"`
@@ -130,8 +132,8 @@ func (p *Policy) Check() error {
 		return errors.New("there is none")
 	case len(p.Products) == 0:
 		return errors.New(`"products" is empty: no report can be accepted`)
-	case len(p.Measurements) == 0:
-		return errors.New(`"measurements" is empty: no report can be accepted`)
+	case len(p.Measurements)+len(p.Identities) == 0:
+		return errors.New(`"measurements" is empty, and there are no "identities": no report can be accepted`)
 	case slices.Contains(p.Measurements, Hex48{}):
 		return errors.New(`"measurements" holds a digest of zeros`)
 	case p.SigningKey != "" && p.SigningKey != "vcek" && p.SigningKey != "vlek":
@@ -158,6 +160,11 @@ func (p *Policy) Check() error {
 		return errors.New(`"id_key_digests" or "author_key_digests" holds zeros, which is what a launch without an ID block has`)
 	case p.CRLGrace < 0:
 		return errors.New(`"crl_grace" is negative`)
+	}
+	for _, i := range p.Identities {
+		if err := i.Check(); err != nil {
+			return fmt.Errorf(`"identities": %w`, err)
+		}
 	}
 	for _, v := range p.VMPLs {
 		if v > 3 {

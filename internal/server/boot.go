@@ -268,8 +268,8 @@ func (i *Instance) hasHeader(h wire.Hex32) bool {
 }
 
 func joinAlerts(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + "; " + b
 }

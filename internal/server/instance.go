@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"attestbox/internal/appraise"
 	"attestbox/internal/secret"
 	"attestbox/internal/store"
 	"attestbox/internal/strictjson"
@@ -22,6 +24,9 @@ const (
 
 // MaxMeasurements bounds the launch digests of one instance.
 const MaxMeasurements = 16
+
+// MaxIdentities bounds the identities of one instance.
+const MaxIdentities = 8
 
 var (
 	// ErrUnknownInstance is an ID that was never registered.
@@ -54,8 +59,11 @@ type Instance struct {
 	ID wire.Hex32 `json:"id"`
 	// Domain, if not empty, says by whose policy the instance is appraised;
 	// Measurements then only narrow what that trusts, and may be empty.
-	Domain         string              `json:"domain,omitempty"`
-	Measurements   []Measurement       `json:"measurements"`
+	Domain       string        `json:"domain,omitempty"`
+	Measurements []Measurement `json:"measurements"`
+	// Identities admit launch digests that are not listed, by ID key, image ID
+	// and least SVN; in a domain they narrow too.
+	Identities     []appraise.Identity `json:"identities,omitempty"`
 	Headers        []wire.HeaderRecord `json:"headers"`
 	HasDiskKey     bool                `json:"has_disk_key"`
 	SecretNames    []string            `json:"secret_names"`
@@ -96,8 +104,11 @@ func (i *Instance) check() error {
 	if i.Domain != "" && !wire.ValidDomain(i.Domain) {
 		return fmt.Errorf("domain %.64q", i.Domain)
 	}
-	if len(i.Measurements) == 0 && i.Domain == "" || len(i.Measurements) > MaxMeasurements {
-		return fmt.Errorf("%d launch digests, want 1 to %d", len(i.Measurements), MaxMeasurements)
+	if len(i.Measurements)+len(i.Identities) == 0 && i.Domain == "" || len(i.Measurements) > MaxMeasurements {
+		return fmt.Errorf("%d launch digests, want 1 to %d, or an identity", len(i.Measurements), MaxMeasurements)
+	}
+	if err := i.checkIdentities(); err != nil {
+		return err
 	}
 	if _, err := i.Digests(); err != nil {
 		return err
@@ -123,6 +134,32 @@ func (i *Instance) check() error {
 	return nil
 }
 
+func (i *Instance) checkIdentities() error {
+	if len(i.Identities) > MaxIdentities {
+		return fmt.Errorf("%d identities, at most %d", len(i.Identities), MaxIdentities)
+	}
+	for n, d := range i.Identities {
+		if err := d.Check(); err != nil {
+			return fmt.Errorf("identity: %w", err)
+		}
+		for _, o := range i.Identities[:n] {
+			if o.SameImage(d) {
+				return fmt.Errorf("two identities differ in their least SVN alone: %v, and %d", o, d.MinSVN)
+			}
+		}
+	}
+	return nil
+}
+
+// Admit adds identities. One of the same key, image and family takes the place
+// of the one before, whatever its least SVN.
+func (i *Instance) Admit(list []appraise.Identity) {
+	for _, d := range list {
+		i.Identities = slices.DeleteFunc(slices.Clone(i.Identities), func(o appraise.Identity) bool { return o.SameImage(d) })
+		i.Identities = append(i.Identities, d)
+	}
+}
+
 // AddInstance registers an instance with its secrets. An ID that exists is
 // ErrInstanceExists, a decommissioned one ErrDecommissioned.
 func (st *State) AddInstance(ctx context.Context, i *Instance, sec *Secrets) error {
@@ -130,6 +167,9 @@ func (st *State) AddInstance(ctx context.Context, i *Instance, sec *Secrets) err
 	i.SecretNames = []string{}
 	for _, s := range sec.Named {
 		i.SecretNames = append(i.SecretNames, s.Name)
+	}
+	if i.Measurements == nil {
+		i.Measurements = []Measurement{}
 	}
 	if i.Headers == nil {
 		i.Headers = []wire.HeaderRecord{}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"attestbox/internal/appraise"
 	"attestbox/internal/code"
 	"attestbox/internal/wire"
 )
@@ -21,9 +22,10 @@ type Appraiser interface {
 type Evidence struct {
 	Report       []byte
 	Endorsements []wire.Endorsement
-	ReportData   [64]byte   // what this exchange must have put into the report
-	HostData     [32]byte   // the instance ID that begin named
-	Measurements [][48]byte // what this instance may be; empty refuses
+	ReportData   [64]byte            // what this exchange must have put into the report
+	HostData     [32]byte            // the instance ID that begin named
+	Measurements [][48]byte          // what this instance may be, and
+	Identities   []appraise.Identity // by whose word; both empty refuses
 	Now          time.Time
 }
 
@@ -38,6 +40,15 @@ type Verdict struct {
 	Chip        string
 	ReportID    wire.Hex32
 	Measurement [48]byte
+	By          string // the identity that admitted it; empty where the digest is listed
+}
+
+// admittedBy says why a launch digest that is not on the list counts.
+func (v *Verdict) admittedBy() string {
+	if v.By == "" {
+		return ""
+	}
+	return "admitted by " + v.By
 }
 
 // opens says whether a begin, of whichever protocol, may be answered; if not, it
@@ -123,7 +134,10 @@ func (s *Server) decide(ctx context.Context, x *exchange, t *wire.Transcript, ev
 	}
 	defer g.OutcomeKey.Zero()
 	d.Boot, d.Alert = g.Number, g.Alert
-	d.Decision, d.Reason = Released, map[bool]string{true: "the same release again"}[g.Again]
+	d.Decision, d.Reason = Released, v.admittedBy()
+	if g.Again {
+		d.Reason = joinAlerts("the same release again", d.Reason)
+	}
 	if err := s.release(ctx, x, t, inst, g, now); err != nil {
 		return s.fault(x, d, err)
 	}

@@ -82,8 +82,12 @@ func (a *domainAppraiser) Appraise(ctx context.Context, e *Evidence) *Verdict {
 		return refuse("POLICY", "revoked", "an instance, chip and measurement that the policy does not revoke", code.ClaimRevoked)
 	case a.inst == nil:
 		return v // launch says why
-	case len(a.inst.Measurements) > 0 && !slices.Contains(e.Measurements, v.Measurement):
-		return refuse("MEASUREMENT", appraise.Hex48(v.Measurement).String(), "one of those that the instance is narrowed to", code.MeasurementUnknown)
+	case len(a.inst.Measurements)+len(a.inst.Identities) > 0 && !slices.Contains(e.Measurements, v.Measurement):
+		by, ok := appraise.Admitting(e.Identities, s.report)
+		if !ok {
+			return refuse("MEASUREMENT", appraise.Hex48(v.Measurement).String(), "one of those that the instance is narrowed to", code.MeasurementUnknown)
+		}
+		v.By = by.String()
 	}
 	v.Accepted = true
 	return v

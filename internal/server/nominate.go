@@ -53,7 +53,7 @@ func (i *Instance) approve(digest string, now time.Time) error {
 		return refusal(code.MaintainNominate, "%s was not nominated", digest)
 	}
 	n := i.Nominations[at]
-	if len(i.Measurements) == 0 {
+	if len(i.Measurements)+len(i.Identities) == 0 {
 		// Policy alone ruled: what runs now must stay allowed until the new one
 		// has booted.
 		i.Measurements = append(i.Measurements, Measurement{Digest: n.By, Source: "the boot that nominated"})

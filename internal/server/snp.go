@@ -105,8 +105,8 @@ func ParsePolicy(b []byte) (*appraise.Policy, error) {
 	if err := strictjson.Unmarshal(b, p); err != nil {
 		return nil, fmt.Errorf("reading appraisal policy: %w", err)
 	}
-	if len(p.Measurements) != 0 {
-		return nil, errors.New(`appraisal policy: "measurements" do not belong here: each instance has its own`)
+	if len(p.Measurements)+len(p.Identities) != 0 {
+		return nil, errors.New(`appraisal policy: "measurements" and "identities" do not belong here: each instance has its own`)
 	}
 	with := *p
 	with.Measurements = []appraise.Hex48{{1}}
@@ -179,12 +179,16 @@ func (a *SNPAppraiser) Appraise(ctx context.Context, e *Evidence) *Verdict {
 	for _, m := range e.Measurements {
 		policy.Measurements = append(policy.Measurements, m)
 	}
-	if len(policy.Measurements) == 0 {
+	policy.Identities = e.Identities
+	if len(policy.Measurements)+len(policy.Identities) == 0 {
 		policy.Measurements = []appraise.Hex48{a.nothing} // same work, always refused
 	}
 	res := appraise.Appraise(verified, &policy, appraise.Expect{ReportData: &e.ReportData, HostData: &e.HostData}, e.Now)
 	report := verified.Report()
-	v.Accepted = res.Accepted && len(e.Measurements) > 0
+	v.Accepted = res.Accepted && len(e.Measurements)+len(e.Identities) > 0
+	if res.By != nil {
+		v.By = res.By.String()
+	}
 	v.Root, v.Chip = res.Root, appraise.ChipID(report.ChipID).String()
 	v.ReportID, v.Measurement = wire.Hex32(report.ReportID), report.Measurement
 	v.take(res.Findings)

@@ -69,6 +69,7 @@ func (s *Server) vet(ctx context.Context, x *exchange, d *Decision, q *vetting) 
 		if e.Measurements, err = inst.Digests(); err != nil {
 			return fault(err)
 		}
+		e.Identities = inst.Identities
 	}
 	// An appraiser may have to fetch a certificate; half of the time is its.
 	actx, cancel := context.WithTimeout(ctx, s.Timeouts.Exchange/2)
@@ -105,7 +106,7 @@ func (s *Server) vet(ctx context.Context, x *exchange, d *Decision, q *vetting) 
 		return fault(err)
 	case now.Decommissioned != 0:
 		return refuse(code.InstanceDecommissioned, "the instance is decommissioned")
-	case !slices.Equal(now.Measurements, inst.Measurements):
+	case !slices.Equal(now.Measurements, inst.Measurements) || !slices.Equal(now.Identities, inst.Identities):
 		s.later(x, d, code.VerifierBusy, 1, "the instance's launch digests were changed during the exchange")
 		return nil, nil, false
 	default:
