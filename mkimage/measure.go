@@ -41,12 +41,12 @@ var modes = map[string]string{
 // measureFlags is the command line of `mkimage measure`. Where the public tool
 // sev-snp-measure has a flag, it has the same name and meaning here.
 type measureFlags struct {
-	mode, ovmf, kernel, initrd, cmdline, vcpuType, vcpuSig string
-	vmm, host, svsm, varsFile, chain, format, matrix       string
-	vcpus, family, model, stepping                         int
-	features                                               string
-	varsSize                                               uint64
-	json, explain, dumpVMSA                                bool
+	mode, ovmf, kernel, initrd, cmdline, vcpuType, vcpuSig    string
+	vmm, host, svsm, varsFile, chain, format, matrix, against string
+	vcpus, family, model, stepping                            int
+	features                                                  string
+	varsSize                                                  uint64
+	json, explain, dumpVMSA                                   bool
 
 	given map[string]bool
 	axes  measure.Axes
@@ -64,7 +64,7 @@ func (f *measureFlags) register(fs *applet.FlagSet) {
 	fs.IntVar(&f.family, "vcpu-family", 0, "CPU `family` instead of -vcpu-type, for example 25")
 	fs.IntVar(&f.model, "vcpu-model", 0, "CPU `model`, with -vcpu-family")
 	fs.IntVar(&f.stepping, "vcpu-stepping", 0, "CPU `stepping`, with -vcpu-family")
-	fs.StringVar(&f.features, "guest-features", "0", "SEV_FEATURES of the vCPUs; 0 is the default of -host")
+	fs.StringVar(&f.features, "guest-features", "", "SEV_FEATURES of the vCPUs (default: that of -host, 0x1)")
 	fs.StringVar(&f.vmm, "vmm", measure.QEMU, "who starts the VM: "+strings.Join(measure.VMMs(), ", "))
 	fs.StringVar(&f.vmm, "vmm-type", measure.QEMU, "the same as -vmm")
 	fs.StringVar(&f.host, "host", "", "host generation for qemu: "+strings.Join(measure.Hosts(), ", ")+" (default "+measure.HostLinux69+")")
@@ -73,6 +73,7 @@ func (f *measureFlags) register(fs *applet.FlagSet) {
 	fs.StringVar(&f.varsFile, "vars-file", "", "variable store `file`, whose size is taken, instead of -vars-size")
 	fs.StringVar(&f.chain, "snp-ovmf-hash", "", "`hex` from -mode snp:ovmf-hash, instead of hashing the firmware")
 	fs.StringVar(&f.matrix, "matrix", "", "print a table of digests for every combination of `axes`, such as\n"+measure.AxesSyntax)
+	fs.StringVar(&f.against, "against", "", "compare with an attestation `report` (a file, raw or in hex, or a digest's 96 hex digits) and say\nwhich input differs")
 	fs.BoolVar(&f.dumpVMSA, "dump-vmsa", false, "write each vCPU's measured page to vmsa0.bin, vmsa1.bin, ...")
 	fs.StringVar(&f.format, "output-format", "hex", "hex or base64")
 	fs.BoolVar(&f.json, "json", false, "print everything as JSON")
@@ -99,6 +100,12 @@ func runMeasure(ctx context.Context, env *applet.Env, args []string) error {
 	if f.ovmf == "" {
 		fmt.Fprintf(env.Stderr, "%s: no -ovmf: measuring the synthetic firmware; only the simulator reports this digest\n", env.Name)
 	}
+	var report *reported
+	if f.against != "" {
+		if report, err = readReported(env, f.against); err != nil {
+			return err
+		}
+	}
 	if err := f.load(ctx, cfg, mode); err != nil {
 		return explainMeasure(fs, err)
 	}
@@ -111,6 +118,11 @@ func runMeasure(ctx context.Context, env *applet.Env, args []string) error {
 	}
 	if err := out.compute(mode, cfg, f.json); err != nil {
 		return explainMeasure(fs, err)
+	}
+	if report != nil {
+		if out.Against, err = f.compare(cfg, report); err != nil {
+			return explainMeasure(fs, err)
+		}
 	}
 	if f.dumpVMSA {
 		if err := out.dump(cfg.VCPUs); err != nil {
@@ -138,6 +150,8 @@ func (f *measureFlags) config(fs *applet.FlagSet) (*measure.Config, string, erro
 		return nil, "", fs.Usage("-vars-size and -vars-file exclude each other")
 	case f.matrix != "" && (mode != modeSNP || f.explain || f.dumpVMSA):
 		return nil, "", fs.Usage("-matrix is for -mode snp, without -explain and -dump-vmsa")
+	case f.against != "" && (mode != modeSNP && mode != modeSVSM || f.matrix != ""):
+		return nil, "", fs.Usage("-against is for -mode snp and snp:svsm, without -matrix")
 	case f.dumpVMSA && (mode == modeSEV || mode == modeChain):
 		return nil, "", fs.Usage("-dump-vmsa: no vCPU is measured in -mode %s", mode)
 	case f.chain != "" && mode != modeSNP:
@@ -151,8 +165,10 @@ func (f *measureFlags) config(fs *applet.FlagSet) (*measure.Config, string, erro
 	if cfg.VCPUSig, err = f.signature(fs); err != nil {
 		return nil, "", err
 	}
-	if cfg.GuestFeatures, err = strconv.ParseUint(f.features, 0, 64); err != nil {
-		return nil, "", fs.Usage("-guest-features %q is not a 64-bit number", f.features)
+	if f.given["guest-features"] {
+		if cfg.GuestFeatures, err = strconv.ParseUint(f.features, 0, 64); err != nil || cfg.GuestFeatures == 0 {
+			return nil, "", fs.Usage("-guest-features %q is not a 64-bit number with bit 0 (SNPActive)", f.features)
+		}
 	}
 	if f.chain != "" {
 		raw, err := hex.DecodeString(f.chain)

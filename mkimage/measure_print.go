@@ -35,6 +35,8 @@ type measured struct {
 	Host           string         `json:"host,omitempty"`
 	Steps          []measuredStep `json:"steps,omitempty"` // with -explain
 
+	Against *measuredAgainst `json:"against,omitempty"` // with -against
+
 	first, others *[measure.PageSize]byte
 }
 
@@ -122,7 +124,8 @@ func (out *measured) note(mode string, cfg *measure.Config, hashes *measure.Hash
 	}
 }
 
-// print writes the answer, and on stderr what it does not cover.
+// print writes the answer, and on stderr what it does not cover. A report of
+// another digest is an error, with the answer in JSON only.
 func (f *measureFlags) print(env *applet.Env, out *measured) error {
 	warnIncomplete(env, out.Complete, out.Why)
 	if f.explain && !f.json {
@@ -131,11 +134,24 @@ func (f *measureFlags) print(env *applet.Env, out *measured) error {
 	if !f.explain {
 		out.Steps = nil
 	}
-	if f.json {
-		return printJSON(env.Stdout, out)
+	var differs error
+	if a := out.Against; a != nil {
+		for _, n := range a.Notes {
+			fmt.Fprintf(env.Stderr, "%s: of the report: %s\n", env.Name, n)
+		}
+		differs = a.refusal(out.Digest)
 	}
-	_, err := fmt.Fprintln(env.Stdout, f.text(out.Digest))
-	return err
+	switch {
+	case f.json:
+		if err := printJSON(env.Stdout, out); err != nil {
+			return err
+		}
+	case differs == nil:
+		if _, err := fmt.Fprintln(env.Stdout, f.text(out.Digest)); err != nil {
+			return err
+		}
+	}
+	return differs
 }
 
 func warnIncomplete(env *applet.Env, complete bool, why string) {

@@ -93,6 +93,7 @@ const (
 	AttestdUnseal     Code = "attestd-unseal"
 
 	// launch digests
+	MeasureDiffers  Code = "measure-differs"
 	MeasureFirmware Code = "measure-firmware"
 	MeasureNoHashes Code = "measure-no-kernel-hashes"
 
@@ -344,6 +345,7 @@ var table = map[Code]string{
 	AttestdUnmeasured: "the calling program is not measured and may only attest",
 	AttestdUnseal:     "sealed data does not open for this program, user and context",
 
+	MeasureDiffers:  "the report's launch digest is not that of the launch described",
 	MeasureFirmware: "the firmware image is malformed or has no SEV metadata, so that no launch digest exists",
 	MeasureNoHashes: "the firmware cannot hash a kernel, so that a launch digest would not cover it",
 

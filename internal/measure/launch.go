@@ -3,7 +3,6 @@ package measure
 import (
 	"crypto/sha256"
 	"crypto/sha512"
-	"fmt"
 	"slices"
 )
 
@@ -32,12 +31,8 @@ func SNP(cfg Config) (*Result, error) {
 	hashed, hashes := cfg.prepare(img)
 	c := hashed.toVCPUs(img, g.profile, hashes)
 	v := c.start(img, g)
-	if v.extend(cfg.VCPUs); cfg.VCPUs > 1 {
-		v.done("other processors", PageVMSA, vmsaGPA, uint64(cfg.VCPUs-1)*PageSize)
-		v.contents(v.contentsOther)
-	}
-	r := &Result{Digest: v.ld, Steps: v.steps, Hashes: hashes, VCPUSig: g.sig, GuestFeatures: g.features}
-	r.First, r.Others = v.first, v.other
+	r := v.result(cfg.VCPUs)
+	r.Hashes, r.VCPUSig, r.GuestFeatures = hashes, g.sig, g.features
 	if hashes != nil {
 		r.Table = uint64(img.HashTableGPA)
 	}
@@ -117,9 +112,12 @@ type vcpuChain struct {
 
 // start copies c and measures the boot processor.
 func (c *chain) start(img *Image, g guest) *vcpuChain {
+	return c.startWith(g.real(bspEIP, g.sig, g.features), g.real(img.ResetEIP, g.sig, g.features))
+}
+
+func (c *chain) startWith(first, other *vmsaPage) *vcpuChain {
 	v := &vcpuChain{chain: chain{ld: c.ld, steps: slices.Clip(c.steps)}, n: 1}
-	v.first = (*[PageSize]byte)(g.real(bspEIP, g.sig, g.features))
-	v.other = (*[PageSize]byte)(g.real(img.ResetEIP, g.sig, g.features))
+	v.first, v.other = (*[PageSize]byte)(first), (*[PageSize]byte)(other)
 	v.contentsOther = sha512.Sum384(v.other[:])
 	v.vmsas("boot processor", v.first, 1)
 	return v
@@ -132,56 +130,13 @@ func (v *vcpuChain) extend(n int) {
 	}
 }
 
-// SVSM computes the digest of a SEV-SNP launch under an SVSM (COCONUT-SVSM as
-// QEMU starts it): firmware, then the SVSM below the variable store, then the
-// SVSM's metadata. Every vCPU starts in the SVSM. It is never Complete.
-func SVSM(cfg Config) (*Result, error) {
-	g, err := cfg.guest()
-	if err != nil {
-		return nil, err
+// result is the launch with n vCPUs.
+func (v *vcpuChain) result(n int) *Result {
+	if v.extend(n); n > 1 {
+		v.done("other processors", PageVMSA, vmsaGPA, uint64(n-1)*PageSize)
+		v.contents(v.contentsOther)
 	}
-	if _, err := cfg.image(); err != nil {
-		return nil, err
-	}
-	if g.fixedRDX {
-		return nil, fmt.Errorf("%w: SVSM is known for QEMU only, not for %s", ErrConfig, cfg.VMM)
-	}
-	if withKernel, err := cfg.hasKernel(); err != nil {
-		return nil, err
-	} else if withKernel {
-		return nil, fmt.Errorf("%w: %s", ErrNoKernelHashes, whySVSM)
-	}
-	if cfg.FirmwareChain != nil {
-		return nil, fmt.Errorf("%w: a precomputed firmware chain is for SNP without an SVSM", ErrConfig)
-	}
-	svsm, err := ParseImage(cfg.SVSM)
-	if err != nil {
-		return nil, fmt.Errorf("SVSM image: %w", err)
-	}
-	if !svsm.HasMetadata || !svsm.HasLaunchOffset {
-		return nil, badImage("the SVSM image has no SEV metadata or no entry")
-	}
-	fw := firmwareGPA(cfg.Firmware)
-	if cfg.VarsSize%PageSize != 0 || cfg.VarsSize > fw || fw-cfg.VarsSize < uint64(len(cfg.SVSM)) {
-		return nil, fmt.Errorf("%w: variable store of %d bytes leaves no place for the SVSM", ErrConfig, cfg.VarsSize)
-	}
-	base := fw - cfg.VarsSize - uint64(len(cfg.SVSM))
-	for _, s := range svsm.Sections {
-		if s.end() > base {
-			return nil, badImage("SVSM section at %#x reaches into the SVSM", s.GPA)
-		}
-	}
-
-	c := &chain{}
-	c.normal("firmware", fw, cfg.Firmware)
-	c.normal("SVSM", base, cfg.SVSM)
-	c.sections(svsm, g.profile, nil)
-	eip := uint32(base) + svsm.LaunchOffset // base is below 4 GiB
-	// The reference tool's vectors have SNPActive alone here, whatever the
-	// caller asks for the guest.
-	vmsa := (*[PageSize]byte)(g.protected(eip, g.sig, featureSNP))
-	c.vmsas("processors", vmsa, cfg.VCPUs)
-	return &Result{Digest: c.ld, Steps: c.steps, Why: whySVSM, VCPUSig: g.sig, GuestFeatures: featureSNP, First: vmsa, Others: vmsa}, nil
+	return &Result{Digest: v.ld, Steps: v.steps, First: v.first, Others: v.other}
 }
 
 // FirmwareChain is the digest after the pages of an SNP launch's firmware, to
