@@ -4,6 +4,7 @@ package applets
 
 import (
 	"attestbox/applets/attestd"
+	bootbundle "attestbox/applets/boot-bundle"
 	bootdebian "attestbox/applets/boot-debian"
 	"attestbox/applets/certify"
 	cryptstoreapplet "attestbox/applets/cryptstore"
@@ -19,6 +20,7 @@ import (
 func list() []applet.Applet {
 	return []applet.Applet{
 		initapplet.Applet,
+		bootbundle.Applet,
 		bootdebian.Applet,
 		fetchsecret.Applet,
 		unlockluks.Applet,

@@ -14,6 +14,8 @@ var hints = map[code.Code]string{
 	code.BootOverride:     "take the word off the kernel command line and measure the image again; see docs/init.md",
 	code.BootParameter:    "mkimage build puts the required words on the command line; see docs/init.md",
 	code.BootRollback:     "if you restored this disk, say so with 'verifier instance accept-rollback'; if not, the host did: treat it as an attack",
+	code.BundleRefused:    "run 'verifier explain' with the exchange where the verifier runs",
+	code.BundleVersion:    "the host attached a bundle that this image does not start, an old one perhaps",
 	code.BootMedia:        "check the disk that the host gives to this VM, and the image's modules",
 	code.BootModule:       "build the image again with the modules of this kernel",
 	code.BootNetwork:      "check the host's network or DHCP server, or use attestbox.net",

@@ -47,9 +47,13 @@ func (f *fakeSystem) Chroot(dir string) error   { return f.note("chroot %s", dir
 func (f *fakeSystem) Exec(path string, argv, env []string) error {
 	return f.note("exec %s %q %q", path, argv, env)
 }
-func (f *fakeSystem) Sync()           { f.note("sync") }
-func (f *fakeSystem) PowerOff() error { return f.note("poweroff") }
-func (f *fakeSystem) Restart() error  { return f.note("restart") }
+func (f *fakeSystem) LoadKernel(kernel, initrd *os.File, cmdline string) error {
+	return f.note("kexec load %s %s %q", sealedText(kernel), sealedText(initrd), cmdline)
+}
+func (f *fakeSystem) StartKernel() error { return f.note("kexec start") }
+func (f *fakeSystem) Sync()              { f.note("sync") }
+func (f *fakeSystem) PowerOff() error    { return f.note("poweroff") }
+func (f *fakeSystem) Restart() error     { return f.note("restart") }
 
 // fakeInit is an Init on a folder, and what it printed.
 func fakeInit(t *testing.T) (*Init, *fakeSystem, *strings.Builder) {

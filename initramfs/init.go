@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"attestbox/initramfs/config"
+	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/platform"
 	"attestbox/internal/platform/sevguest"
@@ -49,6 +50,7 @@ type Init struct {
 type deps struct {
 	Open       func() (platform.Platform, error)
 	Launch     func(ctx context.Context, in *Init, p platform.Platform) (*release, error)
+	Approve    func(ctx context.Context, in *Init, p platform.Platform, bundle wire.Hex32, version uint64) (*client.Approval, error)
 	Unlock     UnlockFunc
 	Verity     VerityFunc
 	sameDevice func(node, target string) error
@@ -63,6 +65,7 @@ func realDeps() deps {
 	return deps{
 		Open:       sevguest.Open,
 		Launch:     launch,
+		Approve:    approve,
 		Unlock:     unlockDisk,
 		Verity:     openVerity,
 		sameDevice: sameDevice,
@@ -129,7 +132,7 @@ func (in *Init) boot(ctx context.Context) error {
 		code.Wrap(code.BootTimeout, fmt.Errorf("not up within %s", time.Duration(in.cfg.Timeout))))
 	defer cancel()
 	err := in.bounded(bctx, in.bootUp)
-	if err != nil || in.cfg.Mode == config.SwitchRoot {
+	if err != nil || in.cfg.Mode != config.Run {
 		return err
 	}
 	return in.runPrograms(ctx)
@@ -163,6 +166,12 @@ func (in *Init) bounded(ctx context.Context, steps func(context.Context) error) 
 // bootUp is everything that the boot's timeout bounds.
 func (in *Init) bootUp(ctx context.Context) error {
 	if err := in.prepare(ctx); err != nil {
+		return err
+	}
+	if in.cfg.Mode == config.Stage1 {
+		return in.bootBundle(ctx)
+	}
+	if err := in.kexecOff(); err != nil {
 		return err
 	}
 	if len(in.cfg.Servers) > 0 {

@@ -76,6 +76,15 @@ func (in *Init) sysrqOff() error {
 	return nil
 }
 
+// kexecOff is for a kernel that is the last of its boot: another one behind it
+// would have its launch digest and its REPORT_ID.
+func (in *Init) kexecOff() error {
+	if err := os.WriteFile(in.path("/proc/sys/kernel/kexec_load_disabled"), []byte("1\n"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return code.Wrap(code.BootMount, fmt.Errorf("turning kexec off: %w", err))
+	}
+	return nil
+}
+
 func (in *Init) mountEarly() error {
 	for _, m := range earlyMounts {
 		if err := in.mount(m); err != nil {

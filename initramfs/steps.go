@@ -2,6 +2,7 @@ package initramfs
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -60,15 +61,20 @@ type release struct {
 	close    func()
 }
 
+// client is whom to ask.
+func (in *Init) client(policy *x509.Certificate, p platform.Platform) client.Config {
+	return client.Config{
+		Servers: in.cfg.Servers, Pins: in.cfg.Pins, Policy: policy, Platform: p,
+		Logf: func(format string, args ...any) { in.log.step("attest", format, args...) },
+	}
+}
+
 func launch(ctx context.Context, in *Init, p platform.Platform) (*release, error) {
 	policy, err := in.policy()
 	if err != nil {
 		return nil, err
 	}
-	r, err := client.Launch(ctx, client.Config{
-		Servers: in.cfg.Servers, Pins: in.cfg.Pins, Policy: policy, Platform: p,
-		Logf: func(format string, args ...any) { in.log.step("attest", format, args...) },
-	})
+	r, err := client.Launch(ctx, in.client(policy, p))
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,10 @@ type System interface {
 	Chdir(dir string) error
 	Chroot(dir string) error
 	Exec(path string, argv, env []string) error
+	// LoadKernel is kexec_file_load of two open files; StartKernel leaves this
+	// kernel for that one, and returns only on error.
+	LoadKernel(kernel, initrd *os.File, cmdline string) error
+	StartKernel() error
 	Sync()
 	PowerOff() error
 	Restart() error
@@ -83,6 +87,11 @@ func (linux) Chdir(dir string) error  { return unix.Chdir(dir) }
 func (linux) Chroot(dir string) error { return unix.Chroot(dir) }
 
 func (linux) Exec(path string, argv, env []string) error { return unix.Exec(path, argv, env) }
+
+func (linux) LoadKernel(kernel, initrd *os.File, cmdline string) error {
+	return unix.KexecFileLoad(int(kernel.Fd()), int(initrd.Fd()), cmdline, 0)
+}
+func (linux) StartKernel() error { return unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC) }
 
 func (linux) Sync()           { unix.Sync() }
 func (linux) PowerOff() error { return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF) }

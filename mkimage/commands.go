@@ -21,6 +21,7 @@ var commands = []applet.Applet{
 	{Name: "claim", Summary: "print the claims that trust an image, for policy add", Run: runClaim},
 	{Name: "id-block", Summary: "sign an image's launch digest for the secure processor: image ID and version", Run: runIDBlock},
 	{Name: "launch", Summary: "print the command, or the libvirt domain, that starts an image as it was measured", Run: runLaunch},
+	{Name: "bundle", Summary: "sign kernel, initramfs and command line for a stage 1, or verify that", Run: runBundle},
 	{Name: "disk", Summary: "write an encrypted root disk from a folder or an archive", Run: runDisk},
 }
 

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"os"
 	"testing"
@@ -47,7 +50,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("MODULES", env.WorkDir+"/lib/modules/"+imagetest.Release)
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"flip": flip, "exits": exits},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"flip": flip, "exits": exits, "signer": signer},
 	})
 }
 
@@ -58,6 +61,16 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	b[len(b)/2] ^= 1
 	ts.Check(os.WriteFile(name, b, 0o644))
+}
+
+// signer VARIABLE sets it to the public key of $RUN/bundle.key.
+func signer(ts *testscript.TestScript, _ bool, args []string) {
+	text, err := os.ReadFile(ts.Getenv("RUN") + "/bundle.key")
+	ts.Check(err)
+	block, _ := pem.Decode(text)
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	ts.Check(err)
+	ts.Setenv(args[0], hex.EncodeToString(key.(ed25519.PrivateKey).Public().(ed25519.PublicKey)))
 }
 
 // exits N COMMAND... runs a command and wants this exit code.

@@ -87,6 +87,9 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if inst.Identities, err = lf.identities(); err != nil {
 		return err
 	}
+	if lf.stage1 && *bundleMin == 0 {
+		return fs.Usage("the image is a stage 1, which starts nothing without a bundle floor: -bundle-min VERSION")
+	}
 	sec := &server.Secrets{}
 	defer sec.Zero()
 	if err := readSecrets(env, sec, *diskKey, secrets); err != nil {

@@ -40,6 +40,7 @@ type launchFlags struct {
 	minSVN                   uint64
 
 	synthetic bool // measurements computed a digest over the synthetic firmware
+	stage1    bool // an image says that it starts bundles
 }
 
 func (l *launchFlags) register(fs *applet.FlagSet) {
@@ -295,6 +296,7 @@ func (l *launchFlags) fromImage(dir string) (none server.Measurement, err error)
 	if got != m.LaunchDigest {
 		return none, applet.WithHint(incomplete("image %q: its files give the launch digest %s, its record says %s", dir, got, m.LaunchDigest), "build it again")
 	}
+	l.stage1 = l.stage1 || rec.Stage1 != nil
 	source := "computed from image " + filepath.Base(filepath.Clean(dir))
 	if rec.Simulator {
 		source += " (for the simulator)"

@@ -31,11 +31,17 @@ var FSTypes = []string{"erofs", "ext4", "squashfs", "xfs"}
 var ReadOnlyFSTypes = []string{"erofs", "squashfs"}
 
 func (c *Config) check() error {
-	if c.Mode != SwitchRoot && c.Mode != Run {
-		return fmt.Errorf("mode %q is neither %q nor %q", c.Mode, SwitchRoot, Run)
+	if c.Mode != SwitchRoot && c.Mode != Run && c.Mode != Stage1 {
+		return fmt.Errorf("mode %q is none of %q, %q and %q", c.Mode, SwitchRoot, Run, Stage1)
 	}
 	if err := c.checkCommon(); err != nil {
 		return err
+	}
+	if c.Mode == Stage1 {
+		return c.checkStage1()
+	}
+	if c.Bundle != nil {
+		return fmt.Errorf("bundle belongs to mode %q", Stage1)
 	}
 	if c.Mode == SwitchRoot {
 		return c.checkSwitchRoot()
@@ -64,6 +70,9 @@ func (c *Config) checkServers() error {
 		return fmt.Errorf("policy: %.80q, want %q", c.Policy, PolicyPath)
 	}
 	if len(c.Servers) == 0 {
+		if c.Mode == Stage1 {
+			return errors.New("servers: nothing starts without a verifier's go, so at least one is needed")
+		}
 		if c.Mode == SwitchRoot || c.State != nil && c.State.Type == StateDisk {
 			return errors.New("servers: a disk is to be opened, so at least one verifier is needed")
 		}

@@ -33,6 +33,7 @@ const MaxSize = 256 << 10
 const (
 	SwitchRoot = "switch-root" // open a LUKS2 root disk and start its init
 	Run        = "run"         // run programs from the initramfs itself
+	Stage1     = "bundle"      // start a signed bundle of kernel, initramfs and command line
 )
 
 // Defaults of optional keys.
@@ -47,7 +48,7 @@ const (
 
 // Config is the file.
 type Config struct {
-	// Mode is SwitchRoot or Run.
+	// Mode is SwitchRoot, Run or Stage1.
 	Mode string `json:"mode"`
 	// Servers are verifiers, tried in turn: "tcp://HOST:PORT" or
 	// "vsock://CID:PORT". Only a Run image without a state disk may have none;
@@ -70,6 +71,8 @@ type Config struct {
 	Root *Root `json:"root,omitempty"`
 	// Programs are started in order, in Run mode only.
 	Programs []Program `json:"programs,omitempty"`
+	// Bundle is what a Stage1 image starts, and nothing else.
+	Bundle *Bundle `json:"bundle,omitempty"`
 	// State is where programs keep data in Run mode. In SwitchRoot mode it is an
 	// encrypted disk beside a verity root.
 	State *State `json:"state,omitempty"`

@@ -25,6 +25,43 @@ const verityRoot = `{"mode":"switch-root","servers":["vsock://2:8451"],"pins":["
  "root":{"device":"/dev/vda","name":"root","fstype":"ext4","verity":{"root_hash":"` + hash + `","salt":"` + hash + `","data_blocks":1000,"hash_offset":4096000}},
  "state":{"type":"disk","device":"/dev/vdb","name":"var","fstype":"ext4","path":"/var"}}`
 
+const stage1 = `{"mode":"bundle","servers":["vsock://2:8451"],"pins":["` + pin + `"],"network":{"method":"none"},
+ "bundle":{"device":"/dev/vda","key":"` + hash + `","name":"web","min_version":3}}`
+
+func TestStage1(t *testing.T) {
+	c, err := Parse([]byte(stage1))
+	if err != nil || c.Bundle.MinVersion != 3 || len(c.Bundle.Owner()) != 32 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	for _, change := range [][2]string{
+		{`"servers":["vsock://2:8451"],"pins":["` + pin + `"],`, ``},
+		{`"pins":["` + pin + `"],`, ``},
+		{`/dev/vda`, `/dev/disk/by-label/x`},
+		{hash, strings.Repeat("0", 64)},
+		{hash, hash[:62]},
+		{`"key":"` + hash + `",`, ``},
+		{`"web"`, `"Web"`},
+		{`"min_version":3`, `"min_version":0`},
+		{`"min_version":3`, `"min_version":3,"url":"http://x"`},
+		{`"bundle":{`, `"programs":[{"name":"a","argv":["/bin/a"],"user":"root","restart":"never","required":true}],"bundle":{`},
+		{`"bundle":{`, `"root":{"device":"/dev/vda","name":"root","fstype":"ext4"},"bundle":{`},
+		{`"bundle":{`, `"state":{"type":"tmpfs"},"bundle":{`},
+		{`"mode":"bundle"`, `"mode":"switch-root"`},
+		{`"mode":"bundle"`, `"mode":"run"`},
+	} {
+		bad := strings.Replace(stage1, change[0], change[1], 1)
+		if c, err := Parse([]byte(bad)); err == nil {
+			t.Errorf("%q for %q: accepted %+v", change[1], change[0], c)
+		}
+	}
+	for _, other := range []string{switchRoot, run} {
+		with := strings.Replace(other, `"network"`, stage1[strings.Index(stage1, `"bundle":{`):len(stage1)-1]+`,"network"`, 1)
+		if _, err := Parse([]byte(with)); err == nil || !strings.Contains(err.Error(), "bundle belongs to") {
+			t.Errorf("a bundle in another mode: %v", err)
+		}
+	}
+}
+
 func TestParse(t *testing.T) {
 	c, err := Parse([]byte(switchRoot))
 	if err != nil {
@@ -171,6 +208,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(switchRoot))
 	f.Add([]byte(verityRoot))
 	f.Add([]byte(run))
+	f.Add([]byte(stage1))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := Parse(data)
 		if err != nil {

@@ -74,11 +74,12 @@ func Build(m *Manifest, opt Options) (*Image, error) {
 		what string
 		run  func() error
 	}{
-		{"command line", b.addCmdline},
 		{"kernel", b.readKernel},
 		{"base and guest binary", b.addBase},
 		{"configuration", b.addConfig},
+		{"command line", b.addCmdline},
 		{"kernel modules", b.addModules},
+		{"stage 1", b.checkStage1},
 		{"files", b.addFiles},
 	} {
 		opt.Progress(step.what)
@@ -137,6 +138,10 @@ func (b *builder) pack() ([]byte, [32]byte, error) {
 }
 
 func (b *builder) addCmdline() (err error) {
+	if b.cfg.Mode == config.Stage1 {
+		b.rec.Cmdline, err = Stage1Cmdline(b.m.Append)
+		return err
+	}
 	b.rec.Cmdline, err = Cmdline(b.m.Append)
 	return err
 }
@@ -279,7 +284,11 @@ func (b *builder) addModules() error {
 	if tree.builtinList != nil {
 		b.input("builtin", builtinName, "", tree.builtinList)
 	}
-	mods, err := tree.Closure(tree.expand(b.m.Modules, b.fileSystems()))
+	defaults := append(tree.DefaultModules(), b.fileSystems()...)
+	if b.cfg.Mode == config.Stage1 {
+		defaults = tree.stage1Modules()
+	}
+	mods, err := tree.Closure(expand(b.m.Modules, defaults))
 	if err != nil {
 		return err
 	}
@@ -330,15 +339,14 @@ func (b *builder) hardware(tree *Modules, mods []Module) {
 	}
 	tsm := has("tsm") || has("tsm_report")
 	b.rec.SNPHardware = has("sev-guest")
-	short, _, _ := strings.Cut(b.release, "-")
 	switch {
 	case b.rec.SNPHardware:
 	case tree.Has("sev-guest"):
 		b.note("the list of modules leaves out sev-guest: for the simulator only")
 	case tsm:
-		b.note(fmt.Sprintf("kernel %s has no sev-guest: for the simulator only; real SNP needs 6.12 or later", short))
+		b.note(fmt.Sprintf("kernel %s has no sev-guest: for the simulator only; real SNP needs 6.12 or later", short(b.release)))
 	default:
-		b.note(fmt.Sprintf("kernel %s has neither sev-guest nor tsm: for the simulator only; real SNP needs 6.12 or later", short))
+		b.note(fmt.Sprintf("kernel %s has neither sev-guest nor tsm: for the simulator only; real SNP needs 6.12 or later", short(b.release)))
 	}
 }
 

@@ -51,12 +51,37 @@ const maxCmdline = 2047 - len("initrd=initrd ")
 // returns the exact bytes to boot with, without newline or NUL; white space is
 // made single spaces.
 func Cmdline(appended string) (string, error) {
+	return completeCmdline(appended, slices.Concat(config.Required, config.Recommended))
+}
+
+// noRuntime keeps the kernel from EFI's runtime services. A kernel that has none
+// hands no EFI tables to the one that it starts, which then finds neither the
+// secrets page nor the CPUID page of an SNP guest (setup_efi_state in
+// arch/x86/kernel/kexec-bzimage64.c). So a stage 1 goes without it; no system
+// runs there that would read the host's EFI variables.
+const noRuntime = "efi=noruntime"
+
+// Stage1Cmdline is Cmdline for a stage 1, which has to be able to start another
+// kernel.
+func Stage1Cmdline(appended string) (string, error) {
+	for _, word := range strings.Fields(appended) {
+		name := strings.ReplaceAll(strings.ReplaceAll(strings.ToLower(word), "-", "_"), "/", ".")
+		switch key, _, _ := strings.Cut(name, "="); {
+		case key == "efi", key == "noefi":
+			return "", fmt.Errorf("%w: %q: the bundle's kernel would not find the tables of an SNP guest", ErrCmdline, word)
+		case key == "sysctl.kernel.kexec_load_disabled", key == "lockdown":
+			return "", fmt.Errorf("%w: %q: a stage 1 has to start the bundle's kernel", ErrCmdline, word)
+		}
+	}
+	return completeCmdline(appended, slices.DeleteFunc(slices.Concat(config.Required, config.Recommended), func(w string) bool { return w == noRuntime }))
+}
+
+func completeCmdline(appended string, must []string) (string, error) {
 	refuse := func(err error) (string, error) { return "", fmt.Errorf("%w: %w", ErrCmdline, err) }
 	if strings.ContainsFunc(appended, func(r rune) bool { return r < ' ' || r > '~' || r == '"' }) {
 		return refuse(errors.New("it holds a quotation mark, or bytes that are not printable ASCII"))
 	}
 	words := strings.Fields(appended)
-	must := slices.Concat(config.Required, config.Recommended)
 	for _, word := range words {
 		key, _, _ := strings.Cut(word, "=")
 		// As the kernel compares names; a sysctl's may be written with slashes.

@@ -125,6 +125,11 @@ func (r *Report) compareContents() {
 	r.differ("compression", r.Compress, rec.Compress)
 	r.differ("debug", r.Debug, rec.Debug)
 	r.differ("simulator", r.Simulator, rec.Simulator)
+	var stage1 *Stage1
+	if r.Config != nil && r.Config.Mode == config.Stage1 {
+		stage1 = stage1Of(r.Config)
+	}
+	r.differ("stage 1", stage1, rec.Stage1)
 	r.differ("modules", strings.Join(r.Modules, " "), strings.Join(rec.Modules, " "))
 	r.differ("simulator's modules", strings.Join(r.SimModules, " "), strings.Join(rec.SimModules, " "))
 	want := map[string]FileRecord{}

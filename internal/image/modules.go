@@ -231,9 +231,14 @@ func (m *Modules) checkRelease(mods []Module, release string) error {
 }
 
 // DefaultModules is the default set for a kernel with these modules.
-func (m *Modules) DefaultModules() []string {
-	out := slices.Clone(defaultRequired)
-	for _, n := range defaultOptional {
+func (m *Modules) DefaultModules() []string { return m.withOptional(defaultRequired, defaultOptional) }
+
+// stage1Modules is that of a stage 1.
+func (m *Modules) stage1Modules() []string { return m.withOptional(stage1Required, stage1Optional) }
+
+func (m *Modules) withOptional(required, optional []string) []string {
+	out := slices.Clone(required)
+	for _, n := range optional {
 		if m.Has(n) {
 			out = append(out, n)
 		}
@@ -241,16 +246,16 @@ func (m *Modules) DefaultModules() []string {
 	return out
 }
 
-// expand replaces the word "default" in a list of names by the default set and
-// the modules of these file systems. No list at all is the default.
-func (m *Modules) expand(names, fileSystems []string) []string {
+// expand replaces the word "default" in a list of names by the default set. No
+// list at all is the default.
+func expand(names, defaults []string) []string {
 	if names == nil {
-		names = []string{"default"}
+		return defaults
 	}
 	var out []string
 	for _, n := range names {
 		if n == "default" {
-			out = append(append(out, m.DefaultModules()...), fileSystems...)
+			out = append(out, defaults...)
 		} else {
 			out = append(out, n)
 		}

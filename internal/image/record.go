@@ -24,9 +24,10 @@ const (
 type Record struct {
 	Format      int      `json:"format"` // 1
 	Tool        Tool     `json:"tool"`
-	Debug       bool     `json:"debug"`        // has a shell: never to be trusted
-	Simulator   bool     `json:"simulator"`    // has the simulated secure processor's device
-	SNPHardware bool     `json:"snp_hardware"` // the kernel has a driver for the real one
+	Debug       bool     `json:"debug"`            // has a shell: never to be trusted
+	Simulator   bool     `json:"simulator"`        // has the simulated secure processor's device
+	SNPHardware bool     `json:"snp_hardware"`     // the kernel has a driver for the real one
+	Stage1      *Stage1  `json:"stage1,omitempty"` // it starts signed bundles, and nothing else
 	Notes       []string `json:"notes,omitempty"`
 
 	KernelRelease   string       `json:"kernel_release"`

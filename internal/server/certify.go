@@ -69,6 +69,18 @@ func (s *Server) decideCertify(ctx context.Context, x *exchange, t *wire.Certify
 		s.later(x, d, code.VerifierBusy, 15, "this instance asks too often")
 		return
 	}
+	if shown.report != nil {
+		// A VM that runs behind a bundle which the floor has left behind is not
+		// admitted anew.
+		inst, err := s.State.Instance(ctx, adm.identity.Instance)
+		if err == nil {
+			err = s.checkBundle(ctx, inst, shown.report.ReportID, d)
+		}
+		if err != nil && !errors.Is(err, ErrUnknownInstance) {
+			s.noBundle(x, d, err, code.CertifyRefused)
+			return
+		}
+	}
 	d.Serial, d.Subject = adm.serial, hex.EncodeToString(adm.spki[:])
 	answer, err := s.admission(ctx, x, dom, t, adm, d.Proof, now)
 	if err != nil {

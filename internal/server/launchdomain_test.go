@@ -152,3 +152,34 @@ func TestNominateByPolicy(t *testing.T) {
 		t.Error("the launch digest before the successor booted again")
 	}
 }
+
+// In a domain too a VM is released and admitted behind an approved bundle alone;
+// when the floor rises above it, its certificate is its last.
+func TestBundleInDomain(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	id := wire.Hex32{1}
+	w.addTo(id)
+	w.floor(id, 2)
+	g := w.psp.Launch(snpsim.GuestConfig{Measurement: imageA, HostData: id})
+	if _, _, err := w.certify(g.Platform(), ""); err == nil {
+		t.Error("admitted without a bundle")
+	}
+	w.mustHaveCode(code.BundleUnapproved)
+	if err := w.approve(g, bundleA, 2); err != nil {
+		t.Fatal(err)
+	}
+	w.mustCertify(g.Platform())
+	rel, err := client.Launch(ctxFor(t), w.client(g.Platform()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rel.Close()
+	w.floor(id, 3)
+	if _, _, err := w.certify(g.Platform(), ""); err == nil {
+		t.Error("admitted behind an old bundle")
+	}
+	w.mustHaveCode(code.BundleFloor)
+	if _, err := client.Launch(ctxFor(t), w.client(g.Platform())); err == nil {
+		t.Error("released behind an old bundle")
+	}
+}
