@@ -6,7 +6,6 @@ import (
 	"crypto/sha512"
 	"encoding/hex"
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -141,69 +140,20 @@ func TestPrecomputed(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	without := func(change func(*Image)) []byte {
-		img := synthetic
-		img.Sections = slices.Clone(img.Sections)
-		change(&img)
-		b := make([]byte, syntheticSize)
-		if err := img.WriteTables(b); err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	hash := [32]byte{1}
-	for _, tc := range []struct {
-		name   string
-		want   error
-		change func(*Config)
-	}{
-		{"no firmware", ErrConfig, func(c *Config) { c.Firmware = nil }},
-		{"empty firmware", ErrFirmware, func(c *Config) { c.Firmware = []byte{} }},
-		{"half a page", ErrFirmware, func(c *Config) { c.Firmware = c.Firmware[2048:] }},
-		{"no footer", ErrFirmware, func(c *Config) { c.Firmware = make([]byte, syntheticSize) }},
-		{"no SEV metadata", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.HasMetadata = false }) }},
-		{"no reset block", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.HasResetEIP = false }) }},
-		{"no hash table", ErrNoKernelHashes, func(c *Config) { c.Firmware = without(func(i *Image) { i.HasHashTable = false }) }},
-		{"hash table at 0", ErrNoKernelHashes, func(c *Config) { c.Firmware = without(func(i *Image) { i.HashTableGPA = 0 }) }},
-		{"hash table too small", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.HashTableSize = 168 }) }},
-		{"hash table on another page", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.HashTableGPA = 0x811c00 }) }},
-		{"hash table across the page's end", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.HashTableGPA = 0x810f80 }) }},
-		{"no hashes section", ErrNoKernelHashes, func(c *Config) { c.Firmware = without(func(i *Image) { i.Sections = slices.Delete(i.Sections, 5, 6) }) }},
-		{"unknown section", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.Sections[0].Type = 7 }) }},
-		{"section of no size", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.Sections[0].Size = 0 }) }},
-		{"section unaligned", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.Sections[0].GPA += 8 }) }},
-		{"sections overlap", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.Sections[0].Size += PageSize * 2 }) }},
-		{"section in the firmware", ErrFirmware, func(c *Config) {
-			c.Firmware = without(func(i *Image) { i.Sections[6] = Section{0xffff0000, 0x1000, SectionSECMemory} })
-		}},
-		{"section past 4 GiB", ErrFirmware, func(c *Config) {
-			c.Firmware = without(func(i *Image) { i.Sections[6] = Section{0xfffff000, 0xfffff000, SectionSECMemory} })
-		}},
-		{"no sections", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.Sections = nil }) }},
-		{"zero vCPUs", ErrVCPU, func(c *Config) { c.VCPUs = 0 }},
-		{"negative vCPUs", ErrVCPU, func(c *Config) { c.VCPUs = -1 }},
-		{"too many vCPUs", ErrVCPU, func(c *Config) { c.VCPUs = maxVCPUs + 1 }},
-		{"unknown vCPU type", ErrVCPU, func(c *Config) { c.VCPUType = "host" }},
-		{"vCPU type in other case", ErrVCPU, func(c *Config) { c.VCPUType = "epyc-milan" }},
-		{"no vCPU type", ErrVCPU, func(c *Config) { c.VCPUType = "" }},
-		{"vCPU type and another signature", ErrVCPU, func(c *Config) { c.VCPUSig = sigRome }},
-		{"features without SNP", ErrConfig, func(c *Config) { c.GuestFeatures = 0x20 }},
-		{"unknown VMM", ErrConfig, func(c *Config) { c.VMM = "xen" }},
-		{"unknown host", ErrConfig, func(c *Config) { c.Host = "linux-2.4" }},
-		{"host of a cloud", ErrConfig, func(c *Config) { c.VMM, c.Host = EC2, HostLinux68 }},
-		{"kernel twice", ErrConfig, func(c *Config) { c.KernelHash = &hash }},
-		{"initramfs twice", ErrConfig, func(c *Config) { c.InitrdHash = &hash }},
-		{"kernel forgotten", ErrConfig, func(c *Config) { c.Kernel, c.Initrd, c.Append, c.HasKernel = nil, nil, "", true }},
-		{"initramfs without kernel", ErrConfig, func(c *Config) { c.Kernel, c.Append = nil, "" }},
-		{"command line without kernel", ErrConfig, func(c *Config) { c.Kernel, c.Initrd = nil, nil }},
-		{"NUL in the command line", ErrConfig, func(c *Config) { c.Append = "quiet\x00init=/bin/sh" }},
-		{"SVSM in a launch without one", ErrConfig, func(c *Config) { c.SVSM = []byte{1} }},
-	} {
+	for _, tc := range refusals(t) {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := demo()
 			tc.change(&cfg)
 			if r, err := SNP(cfg); !errors.Is(err, tc.want) || r != nil {
 				t.Errorf("result %v, error %v; want %v", r, err, tc.want)
+			}
+			if cells, err := Matrix(cfg, Axes{}); !errors.Is(err, tc.want) || cells != nil {
+				t.Errorf("matrix: %v, error %v; want %v", cells, err, tc.want)
+			}
+			if f, err := Against(cfg, [48]byte{}, 0); !errors.Is(err, tc.want) || f != nil {
+				if cfg.SVSM == nil { // with one, it is a launch under it
+					t.Errorf("against: %v, error %v; want %v", f, err, tc.want)
+				}
 			}
 		})
 	}
