@@ -19,14 +19,16 @@ const (
 	sigTurin  = 0xb00f00 // family 1Ah model 00h stepping 0
 )
 
+// vcpuTypes are the EPYC models of QEMU up to 11.1, asked of QEMU itself.
 var vcpuTypes = map[string]uint32{
 	"EPYC": sigNaples, "EPYC-IBPB": sigNaples,
 	"EPYC-v1": sigNaples, "EPYC-v2": sigNaples, "EPYC-v3": sigNaples, "EPYC-v4": sigNaples, "EPYC-v5": sigNaples,
 	"EPYC-Rome": sigRome, "EPYC-Rome-v1": sigRome, "EPYC-Rome-v2": sigRome, "EPYC-Rome-v3": sigRome,
 	"EPYC-Rome-v4": sigRome, "EPYC-Rome-v5": sigRome,
 	"EPYC-Milan": sigMilan, "EPYC-Milan-v1": sigMilan, "EPYC-Milan-v2": sigMilan, "EPYC-Milan-v3": sigMilan,
-	"EPYC-Genoa": sigGenoa, "EPYC-Genoa-v1": sigGenoa, "EPYC-Genoa-v2": sigGenoa,
-	"EPYC-Turin": sigTurin, "EPYC-Turin-v1": sigTurin,
+	"EPYC-Milan-v4": sigMilan,
+	"EPYC-Genoa":    sigGenoa, "EPYC-Genoa-v1": sigGenoa, "EPYC-Genoa-v2": sigGenoa, "EPYC-Genoa-v3": sigGenoa,
+	"EPYC-Turin": sigTurin, "EPYC-Turin-v1": sigTurin, "EPYC-Turin-v2": sigTurin,
 }
 
 // VCPUTypes lists the names that Config.VCPUType takes: QEMU's, exact case.
