@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/u-root/u-root/pkg/cpio"
+
+	"attestbox/internal/testenv"
 )
 
 func write(t testing.TB, a *Archive) []byte {
@@ -162,26 +165,67 @@ func TestArchiveRefuses(t *testing.T) {
 
 func TestCompression(t *testing.T) {
 	data := bytes.Repeat([]byte(newcMagic+" some text that repeats "), 5000)
-	for _, kind := range []string{Zstd, Gzip, None} {
+	for _, c := range []struct {
+		kind  string
+		small bool
+	}{{Zstd, false}, {Zstd, true}, {Xz, false}, {Gzip, false}, {None, false}} {
 		var one, two bytes.Buffer
 		for _, out := range []*bytes.Buffer{&one, &two} {
-			z, err := compressor(out, kind)
+			z, err := compressor(out, c.kind, c.small)
 			ok(t, err)
 			_, err = z.Write(data)
 			ok(t, err, z.Close())
 		}
 		if !bytes.Equal(one.Bytes(), two.Bytes()) {
-			t.Errorf("%s: two runs differ", kind)
+			t.Errorf("%v: two runs differ", c)
 		}
 		got, is, err := Decompress(one.Bytes())
-		if err != nil || is != kind || !bytes.Equal(got, data) {
-			t.Errorf("%s: read as %q, %v", kind, is, err)
+		if err != nil || is != c.kind || !bytes.Equal(got, data) {
+			t.Errorf("%v: read as %q, %v", c, is, err)
+		}
+		// Another program reads it too.
+		if c.kind == None {
+			continue
+		}
+		cmd := exec.Command(testenv.Tool(t, c.kind, map[string]string{Zstd: "zstd", Xz: "xz-utils", Gzip: "gzip"}[c.kind]), "-dc")
+		cmd.Stdin = &one
+		if plain, err := cmd.Output(); err != nil || !bytes.Equal(plain, data) {
+			t.Errorf("%v: %s gives %d bytes, %v", c, c.kind, len(plain), err)
 		}
 	}
-	if _, err := compressor(io.Discard, "xz"); err == nil {
-		t.Error("xz accepted")
+	if _, err := compressor(io.Discard, "lzma", false); err == nil {
+		t.Error("lzma accepted")
 	}
 	if _, _, err := Decompress([]byte("BZh9")); !errors.Is(err, ErrForeign) {
 		t.Errorf("bzip2: %v", err)
+	}
+}
+
+// An xz file that the kernel would not unpack, or that names a dictionary
+// without bounds, is refused before memory is taken for it.
+func TestXzRefused(t *testing.T) {
+	var out bytes.Buffer
+	z, err := compressor(&out, Xz, false)
+	ok(t, err)
+	_, err = z.Write([]byte("text"))
+	ok(t, err, z.Close())
+	good := out.Bytes()
+	for what, at := range map[string]struct {
+		pos int
+		to  byte
+	}{"CRC64": {7, 4}, "no check": {7, 0}, "two filters": {13, 1}, "x86 filter": {14, 4}, "4 GiB": {16, 40}, "96 MiB": {16, 29}, "code 41": {16, 41}} {
+		bad := bytes.Clone(good)
+		bad[at.pos] = at.to
+		if _, err := checkXz(bad); err == nil {
+			t.Errorf("%s: accepted", what)
+		}
+	}
+	for n := range len(good) {
+		if _, _, err := Decompress(good[:n]); err == nil {
+			t.Errorf("accepted when cut to %d of %d bytes", n, len(good))
+		}
+	}
+	if n, err := checkXz(good); err != nil || n != 4 {
+		t.Errorf("%d bytes, %v", n, err)
 	}
 }

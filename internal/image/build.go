@@ -54,6 +54,7 @@ type builder struct {
 	cfg     *config.Config
 	release string
 	kernel  []byte
+	modules *opened
 	a       Archive
 	rec     *Record
 }
@@ -67,9 +68,10 @@ func Build(m *Manifest, opt Options) (*Image, error) {
 		opt.Progress = func(string) {}
 	}
 	b := &builder{m: m, opt: opt, a: Archive{MTime: opt.SourceDateEpoch}, rec: &Record{
-		Format: 1, Tool: thisTool(), Debug: m.Debug, Simulator: m.SimDevice != "", SourceDateEpoch: opt.SourceDateEpoch,
+		Format: 1, Tool: thisTool(m.Compress), Debug: m.Debug, Simulator: m.SimDevice != "", SourceDateEpoch: opt.SourceDateEpoch,
 		Recipe: recipeOf(m),
 	}}
+	b.modules = openAhead(m.ModulesDir, m.Modules)
 	for _, step := range []struct {
 		what string
 		run  func() error
@@ -100,7 +102,7 @@ func Build(m *Manifest, opt Options) (*Image, error) {
 	}
 	b.rec.Outputs = Outputs{
 		Initrd:  Output{int64(len(initrd)), hex.EncodeToString(sum[:])},
-		Kernel:  outputOf(b.kernel),
+		Kernel:  b.rec.Outputs.Kernel,
 		Cmdline: outputOf([]byte(b.rec.Cmdline)),
 	}
 	opt.Progress("launch digest")
@@ -124,7 +126,7 @@ func (b *builder) pack() ([]byte, [32]byte, error) {
 	}
 	var out bytes.Buffer
 	h := sha256.New()
-	z, err := compressor(io.MultiWriter(&out, h), b.rec.Compress)
+	z, err := compressor(io.MultiWriter(&out, h), b.rec.Compress, b.m.Small)
 	if err != nil {
 		return nil, [32]byte{}, err
 	}
@@ -153,7 +155,8 @@ func (b *builder) readKernel() (err error) {
 	if len(b.kernel) == 0 {
 		return fmt.Errorf("reading kernel: %q is empty", b.m.Kernel)
 	}
-	b.input("kernel", b.m.Kernel, "", b.kernel)
+	in := b.input("kernel", b.m.Kernel, "", b.kernel)
+	b.rec.Outputs.Kernel = Output{in.Size, in.SHA256}
 	dir, err := filepath.Abs(b.m.ModulesDir)
 	if err != nil {
 		return err
@@ -277,7 +280,7 @@ func (b *builder) addConfig() error {
 }
 
 func (b *builder) addModules() error {
-	tree, err := OpenModules(b.m.ModulesDir)
+	tree, err := b.modules.wait()
 	if err != nil {
 		return err
 	}

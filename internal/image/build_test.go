@@ -115,7 +115,7 @@ func TestReproducible(t *testing.T) {
 		ok(t, os.WriteFile(extra+"/"+n, []byte(n), 0o644))
 	}
 	m.Files = []File{{Path: "/opt/one", Source: extra + "/one"}, {Path: "/opt/two", Source: extra + "/two"}, {Path: "/opt/three", Source: extra + "/three", Mode: "0400"}}
-	for _, kind := range []string{Zstd, Gzip, None} {
+	for _, kind := range []string{Zstd, Xz, Gzip, None} {
 		m.Compress = kind
 		first := build(t, m)
 

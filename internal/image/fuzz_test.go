@@ -33,9 +33,9 @@ func FuzzReadArchive(f *testing.F) {
 // decompresses is read as an archive.
 func FuzzInspectInitrd(f *testing.F) {
 	plain := write(f, sample(f))
-	for _, kind := range []string{Zstd, Gzip, None} {
+	for _, kind := range []string{Zstd, Xz, Gzip, None} {
 		var out bytes.Buffer
-		z, err := compressor(&out, kind)
+		z, err := compressor(&out, kind, false)
 		ok(f, err)
 		_, err = z.Write(plain)
 		ok(f, err, z.Close())

@@ -23,7 +23,8 @@ type Manifest struct {
 	Certificates []string `json:"certificates,omitempty"` // to /etc/attestbox/certs
 	Files        []File   `json:"files,omitempty"`        // further files and folders
 	Append       string   `json:"append,omitempty"`       // kernel command line, without the required parameters
-	Compress     string   `json:"compress,omitempty"`     // zstd (default), gzip, none
+	Compress     string   `json:"compress,omitempty"`     // zstd (default), xz, gzip, none
+	Small        bool     `json:"small,omitempty"`        // zstd at its best level
 
 	SimDevice string `json:"sim_device,omitempty"` // makes a simulator image with this binary
 	Debug     bool   `json:"debug,omitempty"`      // adds a shell; needs Busybox
@@ -117,9 +118,13 @@ func (m *Manifest) Check() error {
 		return fmt.Errorf("%d virtual CPUs are out of range", m.VCPUs)
 	}
 	switch m.Compress {
-	case "", Zstd, Gzip, None:
+	case "", Zstd:
+	case Xz, Gzip, None:
+		if m.Small {
+			return fmt.Errorf("small is a level of zstd, not of %s", m.Compress)
+		}
 	default:
-		return fmt.Errorf("compression %q is not one of zstd, gzip, none", m.Compress)
+		return errCompression(m.Compress)
 	}
 	if _, err := m.vcpuType(); err != nil {
 		return err
@@ -171,9 +176,8 @@ func (m *Manifest) Override(o *Manifest) {
 	if o.Files != nil {
 		m.Files = o.Files
 	}
-	if o.Debug {
-		m.Debug = true
-	}
+	m.Debug = m.Debug || o.Debug
+	m.Small = m.Small || o.Small
 	if o.VCPUs != 0 {
 		m.VCPUs = o.VCPUs
 	}

@@ -193,6 +193,15 @@ func (m *Modules) load(name string) (*loadedModule, error) {
 	if l := m.loaded[name]; l != nil {
 		return l, nil
 	}
+	l, err := m.read(name)
+	if err == nil {
+		m.loaded[name] = l
+	}
+	return l, err
+}
+
+// read reads a module and what it needs. It changes nothing of m.
+func (m *Modules) read(name string) (*loadedModule, error) {
 	paths := m.files[name]
 	switch {
 	case len(paths) == 0:
@@ -212,9 +221,7 @@ func (m *Modules) load(name string) (*loadedModule, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loadedModule{Module{name, path.Clean(paths[0]), data, raw}, info}
-	m.loaded[name] = l
-	return l, nil
+	return &loadedModule{Module{name, path.Clean(paths[0]), data, raw}, info}, nil
 }
 
 // checkRelease refuses modules of another kernel: they would fail to load, in

@@ -13,11 +13,12 @@ import (
 type Recipe struct {
 	Modules []string `json:"modules,omitempty"` // names, "default" for the default set; absent = none
 	Applets []string `json:"applets"`
+	Small   bool     `json:"small,omitempty"`
 	Files   []string `json:"files,omitempty"` // paths in the image that -file made, folders and symlinks too
 }
 
 func recipeOf(m *Manifest) *Recipe {
-	r := &Recipe{Modules: m.Modules, Applets: m.Applets}
+	r := &Recipe{Modules: m.Modules, Applets: m.Applets, Small: m.Small}
 	if r.Modules == nil {
 		r.Modules = []string{"default"}
 	}
@@ -37,7 +38,7 @@ func (r *Record) manifest(stage func(in Input) (string, error), modulesDir strin
 		return nil, ErrNoRecipe
 	}
 	m := &Manifest{
-		ModulesDir: modulesDir, Modules: append([]string{}, r.Recipe.Modules...), Applets: r.Recipe.Applets, Append: r.Cmdline, Compress: r.Compress,
+		ModulesDir: modulesDir, Modules: append([]string{}, r.Recipe.Modules...), Applets: r.Recipe.Applets, Append: r.Cmdline, Compress: r.Compress, Small: r.Recipe.Small,
 		Debug: r.Debug, VCPUs: r.Measurement.VCPUs, VCPUType: r.Measurement.VCPUType,
 		GuestFeatures: r.Measurement.GuestFeatures, VMM: r.Measurement.VMM,
 	}

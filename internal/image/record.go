@@ -110,7 +110,7 @@ func outputOf(b []byte) Output {
 }
 
 // thisTool reads the versions out of the running binary.
-func thisTool() Tool {
+func thisTool(compress string) Tool {
 	t := Tool{Version: "unknown", Go: runtime.Version(), Compress: "unknown"}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -125,8 +125,12 @@ func thisTool() Tool {
 			}
 		}
 	}
+	library := "github.com/klauspost/compress"
+	if compress == Xz {
+		library = "github.com/ulikunitz/xz"
+	}
 	for _, d := range info.Deps {
-		if d.Path == "github.com/klauspost/compress" {
+		if d.Path == library {
 			t.Compress = d.Version
 		}
 	}

@@ -32,7 +32,7 @@ func everything(t testing.TB) (string, *Manifest) {
 }
 
 // apart are fields that everything cannot set, each with its own test.
-var apart = map[string]string{"Verity": "TestVerifyVerity"}
+var apart = map[string]string{"Verity": "TestVerifyVerity", "Small": "here, with zstd"}
 
 // A record is enough to build its image again: no field of the manifest is lost.
 func TestVerify(t *testing.T) {
@@ -45,6 +45,9 @@ func TestVerify(t *testing.T) {
 	}
 	verify(t, dir, m)
 	verify(t, dir, manifestFor(dir))
+	small := manifestFor(dir)
+	small.Small = true
+	verify(t, dir, small)
 	plain := manifestFor(dir)
 	plain.Modules, plain.Compress = []string{}, None
 	img := build(t, plain)

@@ -1,9 +1,11 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/google/renameio/v2"
 )
@@ -19,27 +21,28 @@ func WriteDir(dir string, img *Image) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("making output folder: %w", err)
 	}
-	var pending []*renameio.PendingFile
-	defer func() {
-		for _, p := range pending {
-			p.Cleanup()
-		}
-	}()
-	for _, f := range []struct {
+	files := []struct {
 		name string
 		data []byte
-	}{{InitrdName, img.Initrd}, {KernelName, img.Kernel}, {CmdlineName, []byte(img.Cmdline)}, {RecordName, record}} {
-		p, err := renameio.NewPendingFile(filepath.Join(dir, f.name), renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o644))
-		if err != nil {
-			return fmt.Errorf("writing %q: %w", f.name, err)
+	}{{InitrdName, img.Initrd}, {KernelName, img.Kernel}, {CmdlineName, []byte(img.Cmdline)}, {RecordName, record}}
+	pending := make([]*renameio.PendingFile, len(files))
+	errs := make([]error, len(files))
+	defer func() {
+		for _, p := range pending {
+			if p != nil {
+				p.Cleanup()
+			}
 		}
-		pending = append(pending, p)
-		if _, err := p.Write(f.data); err != nil {
-			return fmt.Errorf("writing %q: %w", f.name, err)
-		}
-		if err := p.Sync(); err != nil {
-			return fmt.Errorf("writing %q: %w", f.name, err)
-		}
+	}()
+	var wait sync.WaitGroup
+	for i, f := range files {
+		wait.Go(func() { // the wait for the disk is the same for one and for all
+			pending[i], errs[i] = writePending(dir, f.name, f.data)
+		})
+	}
+	wait.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	for _, p := range pending {
 		if err := p.CloseAtomicallyReplace(); err != nil {
@@ -47,4 +50,19 @@ func WriteDir(dir string, img *Image) error {
 		}
 	}
 	return nil
+}
+
+// writePending writes a file in full, beside the place that it is for.
+func writePending(dir, name string, data []byte) (*renameio.PendingFile, error) {
+	p, err := renameio.NewPendingFile(filepath.Join(dir, name), renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o644))
+	if err != nil {
+		return nil, fmt.Errorf("writing %q: %w", name, err)
+	}
+	if _, err = p.Write(data); err == nil {
+		err = p.Sync()
+	}
+	if err != nil {
+		err = fmt.Errorf("writing %q: %w", name, err)
+	}
+	return p, err
 }
