@@ -19,7 +19,7 @@ func openAhead(dir string, names []string) *opened {
 	go func() {
 		defer close(o.done)
 		if o.tree, o.err = OpenModules(dir); o.err == nil {
-			o.tree.prefetch(o.tree.expand(names, nil))
+			o.tree.prefetch(expand(names, o.tree.DefaultModules()))
 		}
 	}()
 	return o
