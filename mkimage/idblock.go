@@ -14,6 +14,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"attestbox/internal/applet"
+	"attestbox/internal/claim"
 	"attestbox/internal/code"
 	"attestbox/internal/idblock"
 	"attestbox/internal/image"
@@ -105,6 +106,7 @@ func runIDBlock(_ context.Context, env *applet.Env, args []string) error {
 	}
 	fmt.Fprintf(env.Stderr, "%s: signed launch digest %x as %s, SVN %d\n", env.Name, b.LaunchDigest, idblock.ShowID(b.ImageID), b.GuestSVN)
 	printKeyDigests(env, a)
+	printImage(env, b, a)
 	return nil
 }
 
@@ -226,6 +228,16 @@ func (f *idBlockFlags) write(b *idblock.Block, a *idblock.Auth, source string) e
 		}
 	}
 	return nil
+}
+
+// printImage prints what a policy may say of this version and later ones.
+func printImage(env *applet.Env, b *idblock.Block, a *idblock.Auth) {
+	key := a.IDKey.Digest()
+	i := claim.Image{IDKey: hex.EncodeToString(key[:]), ImageID: hex.EncodeToString(b.ImageID[:]), MinSVN: b.GuestSVN}
+	if b.FamilyID != [16]byte{} {
+		i.FamilyID = hex.EncodeToString(b.FamilyID[:])
+	}
+	fmt.Fprintf(env.Stdout, "image %s\n", i)
 }
 
 // printKeyDigests prints what policy names keys by.

@@ -14,6 +14,7 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/claim"
 	"attestbox/internal/code"
+	"attestbox/internal/idblock"
 	"attestbox/internal/image"
 )
 
@@ -42,8 +43,15 @@ func (e *editFlags) start(env *applet.Env, fs *applet.FlagSet, args []string, le
 }
 
 // measurement is the entity of hex digits, of a name declared in policy.txt, or
-// of "image DIR", whose digest is computed from its files.
+// an image, as mkimage id-block prints it.
 func (e *editFlags) measurement(p *claim.Policy, s string) (string, error) {
+	if strings.HasPrefix(s, "Image[") {
+		st, err := claim.ParseStatement(s + " " + string(claim.IsTrusted))
+		if err != nil {
+			return "", applet.Usage("%.300q: %v", s, err)
+		}
+		return st.Clause.Subject.String(), nil
+	}
 	h := strings.ToLower(s)
 	if b, err := hex.DecodeString(h); err == nil && (len(b) == 48 || len(b) == 32) {
 		return "Measurement[" + h + "]", nil
@@ -58,18 +66,32 @@ func (e *editFlags) measurement(p *claim.Policy, s string) (string, error) {
 
 func runAllow(_ context.Context, env *applet.Env, args []string) error {
 	var e editFlags
-	var instance, name, ovmf string
-	fs := env.Flags("-dir DIR measurement HEX | measurement image DIR [-name NAME] [-with-instance HEX] [-days N]", "policy allow -dir bank measurement image out/web -name web-1")
+	var instance, name, ovmf, imageID, familyID string
+	var minSVN uint64
+	fs := env.Flags("-dir DIR measurement HEX | measurement image DIR [-name NAME] | id-key HEX -image-id ID -min-svn N [-family-id ID] [-with-instance HEX] [-days N]", "policy allow -dir bank measurement image out/web -name web-1")
 	e.register(fs)
 	fs.StringVar(&instance, "with-instance", "", "only the instance with this ID, 64 `HEX` digits")
 	fs.StringVar(&name, "name", "", "call the measurement `NAME` in policy.txt")
 	fs.StringVar(&ovmf, "ovmf", "", "firmware `FILE` that the image was measured with, where it was not the synthetic one")
+	fs.StringVar(&imageID, "image-id", "", "of id-key: what its owner signs as this image, `ID` of at most 16 characters or 32 hex digits")
+	fs.StringVar(&familyID, "family-id", "", "of id-key: only of this family, `ID` of the same form")
+	fs.Uint64Var(&minSVN, "min-svn", 0, "of id-key: the least security version that is trusted, 1 or more")
 	pos, err := e.start(env, fs, args, 2)
 	if err != nil {
 		return err
 	}
+	if pos[0] == "id-key" && len(pos) == 2 && name == "" && ovmf == "" {
+		m, err := signedImage(fs, pos[1], imageID, familyID, minSVN)
+		if err != nil {
+			return err
+		}
+		return e.trust(m, "", instance)
+	}
+	if imageID != "" || familyID != "" || minSVN != 0 {
+		return fs.Usage("-image-id, -family-id and -min-svn are for: id-key HEX")
+	}
 	if pos[0] != "measurement" || pos[1] == "image" && len(pos) != 3 || pos[1] != "image" && len(pos) != 2 {
-		return fs.Usage("want: measurement HEX, or: measurement image DIR")
+		return fs.Usage("want: measurement HEX, measurement image DIR, or id-key HEX")
 	}
 	_, p, err := e.text()
 	if err != nil {
@@ -88,7 +110,25 @@ func runAllow(_ context.Context, env *applet.Env, args []string) error {
 	return e.trust(m, name, instance)
 }
 
-// trust adds the claim that a measurement is trusted, with its name.
+// signedImage is the entity of what the owner of an ID key signs as an image.
+func signedImage(fs *applet.FlagSet, key, image, family string, minSVN uint64) (string, error) {
+	id, err := idblock.ParseID(image)
+	fam, err2 := idblock.ParseID(family)
+	if image == "" || minSVN == 0 || minSVN > 1<<32-1 || err != nil || err2 != nil {
+		return "", fs.Usage("id-key wants -image-id, and perhaps -family-id, of at most 16 characters or 32 hex digits, and -min-svn of 1 or more")
+	}
+	i := claim.Image{IDKey: strings.ToLower(key), ImageID: hex.EncodeToString(id[:]), MinSVN: uint32(minSVN)}
+	if fam != [16]byte{} {
+		i.FamilyID = hex.EncodeToString(fam[:])
+	}
+	if _, err := claim.ParseStatement(i.String() + " " + string(claim.IsTrusted)); err != nil {
+		return "", fs.Usage("%v", err)
+	}
+	return i.String(), nil
+}
+
+// trust adds the claim that a measurement or an image is trusted, with the
+// measurement's name.
 func (e *editFlags) trust(m, name, instance string) error {
 	_, p, err := e.text()
 	if err != nil {

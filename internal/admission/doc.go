@@ -22,14 +22,24 @@
 // is what critical means. Its value is DER:
 //
 //	Admission ::= SEQUENCE {
-//	    version        INTEGER (1),
+//	    version        INTEGER (1..2),
 //	    platform       UTF8String (SIZE (1..64)),
 //	    instance       OCTET STRING (SIZE (32)),     -- as in the URI
 //	    chip           OCTET STRING (SIZE (64)),     -- zeros where there is none
 //	    reportID       OCTET STRING (SIZE (32)),     -- zeros where there is none
 //	    reportedTCB    OCTET STRING (SIZE (8)),      -- big-endian
 //	    policyVersion  INTEGER (1..9223372036854775807),
-//	    proofDigest    OCTET STRING (SIZE (32)) }
+//	    proofDigest    OCTET STRING (SIZE (32)),
+//	    idBlock        IDBlock OPTIONAL }            -- version 2
+//
+//	IDBlock ::= SEQUENCE {                           -- of the launch; not all zero
+//	    idKeyDigest    OCTET STRING (SIZE (48)),
+//	    imageID        OCTET STRING (SIZE (16)),
+//	    familyID       OCTET STRING (SIZE (16)),
+//	    guestSVN       INTEGER (0..4294967295) }
+//
+// Version 2 is written for a launch with an ID block alone, so that programs that
+// know version 1 only still take the certificates of all others.
 //
 // OIDServing, ...1.2, not critical, carries a signed claim in the self-signed
 // certificate of a server that is trusted by claim and not by pin.

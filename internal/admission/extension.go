@@ -16,7 +16,12 @@ var (
 	OIDServing   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 2021083193, 1, 2}
 )
 
-const extensionVersion = 1
+// Versions of the extension: 2 adds what the ID block of the launch says, and is
+// written only where there is something to say.
+const (
+	extensionVersion = 1
+	extensionIDBlock = 2
+)
 
 type extensionDER struct {
 	Version       int
@@ -27,14 +32,37 @@ type extensionDER struct {
 	ReportedTCB   []byte
 	PolicyVersion int64
 	ProofDigest   []byte
+	IDBlock       idBlockDER `asn1:"optional"` // version 2
+}
+
+// idBlockDER is the last field of version 2.
+type idBlockDER struct {
+	IDKeyDigest []byte
+	ImageID     []byte
+	FamilyID    []byte
+	GuestSVN    int64
+}
+
+func (b *idBlockDER) empty() bool { return b.IDKeyDigest == nil }
+
+// idBlock is what the ID block says, if anything.
+func (id *Identity) idBlock() (b idBlockDER, some bool) {
+	if id.IDKeyDigest == [48]byte{} && id.ImageID == [16]byte{} && id.FamilyID == [16]byte{} && id.GuestSVN == 0 {
+		return b, false
+	}
+	return idBlockDER{id.IDKeyDigest[:], id.ImageID[:], id.FamilyID[:], int64(id.GuestSVN)}, true
 }
 
 // marshalExtension writes the value of OIDAdmission.
 func (id *Identity) marshalExtension() ([]byte, error) {
-	return asn1.Marshal(extensionDER{
+	e := extensionDER{
 		Version: extensionVersion, Platform: id.Platform, Instance: id.Instance[:], Chip: id.ChipID[:], ReportID: id.ReportID[:],
 		ReportedTCB: binary.BigEndian.AppendUint64(nil, id.ReportedTCB), PolicyVersion: int64(id.PolicyVersion), ProofDigest: id.ProofDigest[:],
-	})
+	}
+	if b, some := id.idBlock(); some {
+		e.Version, e.IDBlock = extensionIDBlock, b
+	}
+	return asn1.Marshal(e)
 }
 
 // parseExtension reads it into id, and refuses everything that
@@ -47,8 +75,10 @@ func (id *Identity) parseExtension(der []byte) error {
 		return fmt.Errorf("admission extension: %w", err)
 	case len(rest) > 0:
 		return errors.New("admission extension: trailing bytes")
-	case e.Version != extensionVersion:
-		return fmt.Errorf("admission extension of version %d, this program knows %d", e.Version, extensionVersion)
+	case e.Version != extensionVersion && e.Version != extensionIDBlock:
+		return fmt.Errorf("admission extension of version %d, this program knows %d and %d", e.Version, extensionVersion, extensionIDBlock)
+	case (e.Version == extensionIDBlock) == e.IDBlock.empty():
+		return fmt.Errorf("admission extension of version %d with the fields of another", e.Version)
 	case len(e.Instance) != 32 || len(e.Chip) != 64 || len(e.ReportID) != 32 || len(e.ReportedTCB) != 8 || len(e.ProofDigest) != 32:
 		return errors.New("admission extension: a field has the wrong size")
 	case e.PolicyVersion < 1:
@@ -58,6 +88,12 @@ func (id *Identity) parseExtension(der []byte) error {
 	}
 	id.Platform, id.PolicyVersion = e.Platform, uint64(e.PolicyVersion)
 	id.Instance, id.ChipID, id.ReportID = [32]byte(e.Instance), [64]byte(e.Chip), [32]byte(e.ReportID)
+	if b := &e.IDBlock; !b.empty() {
+		if len(b.IDKeyDigest) != 48 || len(b.ImageID) != 16 || len(b.FamilyID) != 16 || b.GuestSVN < 0 || b.GuestSVN > 1<<32-1 {
+			return errors.New("admission extension: a field of the ID block has the wrong size")
+		}
+		id.IDKeyDigest, id.ImageID, id.FamilyID, id.GuestSVN = [48]byte(b.IDKeyDigest), [16]byte(b.ImageID), [16]byte(b.FamilyID), uint32(b.GuestSVN)
+	}
 	id.ReportedTCB, id.ProofDigest = binary.BigEndian.Uint64(e.ReportedTCB), [32]byte(e.ProofDigest)
 	again, err := id.marshalExtension()
 	if err != nil || !bytes.Equal(again, der) {

@@ -22,6 +22,10 @@ type Identity struct {
 	ChipID      [64]byte // zeros where there is none
 	ReportID    [32]byte // zeros where there is none
 	ReportedTCB uint64   // raw, as in the report
+	// From the ID block of the launch, as in the report; zeros without one.
+	IDKeyDigest       [48]byte
+	ImageID, FamilyID [16]byte
+	GuestSVN          uint32
 
 	PolicyVersion uint64 // of the policy that the proof was made from; at least 1
 	ProofDigest   [32]byte

@@ -118,8 +118,8 @@ func (c *Claim) CheckForPolicy(policyKey Key) error {
 	}
 	switch cl.Verb {
 	case IsTrusted:
-		if cl.Subject.kind() != kindMeasurement {
-			return errors.New("only measurements are said to be trusted; say what a key is trusted for")
+		if cl.Subject.kind()&(kindMeasurement|kindImage) == 0 {
+			return errors.New("only measurements and images are said to be trusted; say what a key is trusted for")
 		}
 	case IsTrustedForAttestation:
 		if aboutKey {
@@ -130,7 +130,8 @@ func (c *Claim) CheckForPolicy(policyKey Key) error {
 	case SpeaksFor, IsEnvironment, EnvironmentPlatformIsTrusted, EnvironmentMeasurementIsTrusted:
 		return fmt.Errorf("%s is what evidence shows, not what a policy says", cl.Verb)
 	case MaySucceed:
-		if cl.Subject.String() == cl.Object.String() {
+		// The versions of an image may succeed each other.
+		if cl.Subject.kind() == kindMeasurement && cl.Subject.String() == cl.Object.String() {
 			return errors.New("a measurement does not succeed itself")
 		}
 	}

@@ -19,6 +19,7 @@ const (
 	digestA = "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1"
 	digestB = "b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1"
 	prog    = "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1"
+	image   = "77656200000000000000000000000000"
 	hash    = "3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f"
 )
 
@@ -66,6 +67,10 @@ func handwritten(t testing.TB) string {
 		"Measurement["+prog+"] is-trusted-for-serving Role[\"key-server\"]",
 		"Measurement["+digestB+"] may-succeed Measurement[web-1]",
 		"Measurement["+digestB+"] may-nominate",
+		"Image[id-key:"+digestA+",image-id : "+image+", svn>=3] is-trusted",
+		"Image[id-key: "+digestA+", image-id: "+image+", family-id: "+image+", svn >= 4] with-instance["+hash+"] may-read Secret[\"db/*\"]",
+		"Image[id-key: "+digestA+", image-id: "+image+", svn >= 3] may-succeed Image[id-key: "+digestA+", image-id: "+image+", svn >= 3]",
+		"Image[id-key: "+digestA+", image-id: "+image+", svn >= 3] is-trusted-for-serving Role[\"key-server\"]",
 		"Measurement["+digestB+"] is-trusted-for-attestation",
 		"Key[issuer] is-trusted-for-certification",
 		"Key[issuer] is-trusted-for-serving Role[\"verifier\"]",
@@ -93,6 +98,7 @@ func TestHandwritten(t *testing.T) {
 		`; claim 2 from 2026-01-01T00:00:00Z to 2026-04-01T00:00:00Z` + "\n",
 		` is-trusted; from 2026-01-01T00:00:00Z to 2026-03-01T00:00:00Z` + "\n",
 		"Platform[amd-sev-snp, debug: no, migrate: no, tcb.snp >= 22, product in {Genoa, Milan}, vmpl in {0, 1}] has-trusted-platform-property\n",
+		"says Image[id-key: " + digestA + ", image-id: " + image + ", svn >= 3] is-trusted\n",
 		"about Measurement[" + prog + "], Measurement[" + hash + "]\n",
 	} {
 		if !strings.Contains(out, want) {
@@ -130,6 +136,24 @@ func TestRefused(t *testing.T) {
 		{"Measurement[" + strings.ToUpper(digestA) + "] is-trusted", "neither"},
 		{"Measurement[" + strings.Repeat("0", 96) + "] is-trusted", "zeros"},
 		{"Measurement[" + digestA + "] with-instance[" + strings.Repeat("0", 64) + "] is-trusted", "with-instance"},
+		{"Image[id-key: " + digestA + ", image-id: " + image + "] is-trusted", "want \",\""},
+		{"Image[id-key: " + digestA + ", svn >= 3] is-trusted", "image-id"},
+		{"Image[image-id: " + image + ", id-key: " + digestA + ", svn >= 3] is-trusted", "id-key"},
+		{"Image[id-key: " + digestA + ", image-id: " + image + ", svn >= 0] is-trusted", "svn"},
+		{"Image[id-key: " + digestA + ", image-id: " + image + ", svn >= 03] is-trusted", "svn"},
+		{"Image[id-key: " + digestA + ", image-id: " + image + ", svn >= 4294967296] is-trusted", "svn"},
+		{"Image[id-key: " + digestA + ", image-id: " + image + ", svn = 3] is-trusted", ">="},
+		{"Image[id-key: " + digestA[2:] + ", image-id: " + image + ", svn >= 3] is-trusted", "id-key"},
+		{"Image[id-key: " + strings.Repeat("0", 96) + ", image-id: " + image + ", svn >= 3] is-trusted", "id-key"},
+		{"Image[id-key: " + strings.ToUpper(digestA) + ", image-id: " + image + ", svn >= 3] is-trusted", "id-key"},
+		{"Image[id-key: " + digestA + ", image-id: " + strings.Repeat("0", 32) + ", svn >= 3] is-trusted", "image-id"},
+		{"Image[id-key: " + digestA + ", image-id: web, svn >= 3] is-trusted", "image-id"},
+		{"Image[id-key: " + digestA + ", image-id: " + image + ", family-id: " + strings.Repeat("0", 32) + ", svn >= 3] is-trusted", "family-id"},
+		{"Image[id-key: " + digestA + ", image-id: " + image + ", colour: red, svn >= 3] is-trusted", "family-id"},
+		{"Image[id-key: " + digestA + ", image-id: " + image + ", svn >= 3] with-instance[" + strings.Repeat("0", 64) + "] is-trusted", "with-instance"},
+		{"Image[id-key: " + digestA + ", image-id: " + image + ", svn >= 3] is-revoked", "kind"},
+		{"Image[id-key: " + digestA + ", image-id: " + image + ", svn >= 3] is-trusted-for-attestation", "kind"},
+		{"Key[ed25519, x, " + hash + "] speaks-for Image[id-key: " + digestA + ", image-id: " + image + ", svn >= 3]", "kind"},
 		{"Measurement[" + digestA + "] may-read", "want a word"},
 		{"Measurement[" + digestA + "] may-read Secret[\"a//b\"]", "pattern"},
 		{"Measurement[" + digestA + "] may-read Secret[\"../b\"]", "pattern"},

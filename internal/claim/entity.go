@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Entity is what statements are about: Key, Measurement, Platform,
+// Entity is what statements are about: Key, Measurement, Image, Platform,
 // Environment, Secret, Role, Chip, Serial or Certificate. String prints its
 // canonical text; two entities are equal where their texts are.
 type Entity interface {
@@ -26,6 +26,7 @@ const (
 	kindChip
 	kindSerial
 	kindCertificate
+	kindImage
 )
 
 // Measurement is what was launched: the launch digest of a VM (48 bytes), or
@@ -91,6 +92,7 @@ func (c Certificate) String() string { return "Certificate[" + c.SHA256 + "]" }
 
 func (Key) kind() kinds         { return kindKey }
 func (Measurement) kind() kinds { return kindMeasurement }
+func (Image) kind() kinds       { return kindImage }
 func (Platform) kind() kinds    { return kindPlatform }
 func (Environment) kind() kinds { return kindEnvironment }
 func (Secret) kind() kinds      { return kindSecret }

@@ -38,6 +38,7 @@ func FuzzPolicy(f *testing.F) {
 // A statement prints as it parses.
 func FuzzStatement(f *testing.F) {
 	f.Add("Environment[Platform[amd-sev-snp, debug: no, tcb.snp = 22], Measurement[" + digestA + "] with-instance[" + hash + "]] is-environment")
+	f.Add("Image[id-key: " + digestA + ", image-id: " + image + ", family-id: " + image + ", svn >= 3] with-instance[" + hash + "] may-succeed Measurement[" + digestB + "]")
 	f.Add("Key[ed25519, a, " + hash + "] says Key[rsa, b, " + hash + "] speaks-for Measurement[" + prog + "]")
 	f.Fuzz(func(t *testing.T, s string) {
 		st, err := ParseStatement(s)

@@ -156,6 +156,8 @@ func (p *parser) entity() (Entity, error) {
 		e, err = p.key()
 	case "Measurement":
 		e, err = p.measurement()
+	case "Image":
+		e, err = p.image()
 	case "Platform":
 		e, err = p.platform()
 	case "Environment":

@@ -29,20 +29,20 @@ const (
 
 // verbs says what each verb stands between; a verb without objects has none.
 var verbs = map[Verb]struct{ subject, object kinds }{
-	IsTrusted:                       {kindKey | kindMeasurement | kindEnvironment, 0},
+	IsTrusted:                       {kindKey | kindMeasurement | kindImage | kindEnvironment, 0},
 	IsTrustedForAttestation:         {kindKey | kindMeasurement, kindPlatform},
 	IsTrustedForAuthentication:      {kindKey, 0},
 	IsTrustedForCertification:       {kindKey, 0},
-	IsTrustedForServing:             {kindKey | kindMeasurement, kindRole},
+	IsTrustedForServing:             {kindKey | kindMeasurement | kindImage, kindRole},
 	SpeaksFor:                       {kindKey, kindMeasurement | kindEnvironment},
 	HasTrustedPlatformProperty:      {kindPlatform, 0},
 	IsEnvironment:                   {kindEnvironment, 0},
 	EnvironmentPlatformIsTrusted:    {kindEnvironment, 0},
 	EnvironmentMeasurementIsTrusted: {kindEnvironment, 0},
-	MayRead:                         {kindMeasurement, kindSecret},
-	MayWrite:                        {kindMeasurement, kindSecret},
-	MaySucceed:                      {kindMeasurement, kindMeasurement},
-	MayNominate:                     {kindMeasurement, 0},
+	MayRead:                         {kindMeasurement | kindImage, kindSecret},
+	MayWrite:                        {kindMeasurement | kindImage, kindSecret},
+	MaySucceed:                      {kindMeasurement | kindImage, kindMeasurement | kindImage},
+	MayNominate:                     {kindMeasurement | kindImage, 0},
 	IsRevoked:                       {kindKey | kindMeasurement | kindChip | kindSerial | kindCertificate, 0},
 }
 
@@ -52,7 +52,7 @@ type Clause struct {
 	Verb    Verb
 	// Object is the platform of is-trusted-for-attestation ("on"), the
 	// measurement or environment that a key speaks for, a role, a secret, or
-	// the measurement that is succeeded.
+	// the measurement or image that is succeeded.
 	Object Entity
 	// About lists the measurements that a key may attest on a simulated
 	// enclave.

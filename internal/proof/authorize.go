@@ -19,47 +19,45 @@ func NewAuthorizer(p *claim.VerifiedPolicy) *Authorizer { return &Authorizer{p} 
 // Policy is the policy that is asked.
 func (a *Authorizer) Policy() *claim.VerifiedPolicy { return a.p }
 
-// Trusted says whether a measurement is-trusted now, and by which claim.
-func (a *Authorizer) Trusted(m claim.Measurement, now time.Time) (serial uint64, ok bool) {
+// Trusted says whether a launch is-trusted now, by its measurement or as an
+// image, and by which claim.
+func (a *Authorizer) Trusted(m claim.Launched, now time.Time) (serial uint64, ok bool) {
 	return a.subject(m, now, func(c claim.Clause) bool { return c.Verb == claim.IsTrusted })
 }
 
-// subject looks for a claim about a measurement that is not revoked.
-func (a *Authorizer) subject(m claim.Measurement, now time.Time, fits func(claim.Clause) bool) (uint64, bool) {
+// subject looks for a claim about a launch whose measurement is not revoked.
+func (a *Authorizer) subject(m claim.Launched, now time.Time, fits func(claim.Clause) bool) (uint64, bool) {
 	s := stand(a.p, now)
-	if s.revokes(m) != nil {
+	if s.revokes(m.Measurement) != nil {
 		return 0, false
 	}
-	c, _ := s.find(func(c claim.Clause) bool {
-		x, ok := c.Subject.(claim.Measurement)
-		return ok && x.Covers(m) && fits(c)
-	})
+	c, _ := s.find(func(c claim.Clause) bool { return claim.Covers(c.Subject, m) && fits(c) })
 	if c == nil {
 		return 0, false
 	}
 	return c.Serial, true
 }
 
-// grant is a claim about a measurement that is trusted itself.
-func (a *Authorizer) grant(m claim.Measurement, now time.Time, fits func(claim.Clause) bool) (uint64, bool) {
+// grant is a claim about a launch that is trusted itself.
+func (a *Authorizer) grant(m claim.Launched, now time.Time, fits func(claim.Clause) bool) (uint64, bool) {
 	if _, ok := a.Trusted(m, now); !ok {
 		return 0, false
 	}
 	return a.subject(m, now, fits)
 }
 
-// MayRead says whether a measurement may read the secret of this name (a name,
+// MayRead says whether a launch may read the secret of this name (a name,
 // not a pattern), and by which claim. Nothing is allowed by default.
-func (a *Authorizer) MayRead(m claim.Measurement, secret string, now time.Time) (serial uint64, ok bool) {
+func (a *Authorizer) MayRead(m claim.Launched, secret string, now time.Time) (serial uint64, ok bool) {
 	return a.secret(claim.MayRead, m, secret, now)
 }
 
 // MayWrite is MayRead for writing, rotating and deleting.
-func (a *Authorizer) MayWrite(m claim.Measurement, secret string, now time.Time) (serial uint64, ok bool) {
+func (a *Authorizer) MayWrite(m claim.Launched, secret string, now time.Time) (serial uint64, ok bool) {
 	return a.secret(claim.MayWrite, m, secret, now)
 }
 
-func (a *Authorizer) secret(verb claim.Verb, m claim.Measurement, name string, now time.Time) (uint64, bool) {
+func (a *Authorizer) secret(verb claim.Verb, m claim.Launched, name string, now time.Time) (uint64, bool) {
 	return a.grant(m, now, func(c claim.Clause) bool {
 		s, ok := c.Object.(claim.Secret)
 		return ok && c.Verb == verb && s.Matches(name)
@@ -68,22 +66,21 @@ func (a *Authorizer) secret(verb claim.Verb, m claim.Measurement, name string, n
 
 // MaySucceed says whether the stores of old may be opened by next, which must be
 // trusted itself; old may be revoked by now.
-func (a *Authorizer) MaySucceed(next, old claim.Measurement, now time.Time) (serial uint64, ok bool) {
+func (a *Authorizer) MaySucceed(next, old claim.Launched, now time.Time) (serial uint64, ok bool) {
 	return a.grant(next, now, func(c claim.Clause) bool {
-		o, ok := c.Object.(claim.Measurement)
-		return ok && c.Verb == claim.MaySucceed && o.Covers(old)
+		return c.Verb == claim.MaySucceed && claim.Covers(c.Object, old)
 	})
 }
 
 // MayNominate says whether a running VM of this measurement, trusted itself, may
 // name a successor of its launch digest without the owner's word.
-func (a *Authorizer) MayNominate(m claim.Measurement, now time.Time) (serial uint64, ok bool) {
+func (a *Authorizer) MayNominate(m claim.Launched, now time.Time) (serial uint64, ok bool) {
 	return a.grant(m, now, func(c claim.Clause) bool { return c.Verb == claim.MayNominate })
 }
 
 // ServingMeasurement says whether a measurement, trusted itself, may serve in a
 // role.
-func (a *Authorizer) ServingMeasurement(m claim.Measurement, role string, now time.Time) (serial uint64, ok bool) {
+func (a *Authorizer) ServingMeasurement(m claim.Launched, role string, now time.Time) (serial uint64, ok bool) {
 	return a.grant(m, now, func(c claim.Clause) bool { return serves(c, role) })
 }
 

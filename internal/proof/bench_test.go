@@ -18,7 +18,7 @@ func BenchmarkMayRead(b *testing.B) {
 	a := NewAuthorizer(policy(b, trustWeb, trustRoot, require, web.String()+` may-read Secret["db/*"]`))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, ok := a.MayRead(web, "db/password", now); !ok {
+		if _, ok := a.MayRead(as(web), "db/password", now); !ok {
 			b.Fatal("refused")
 		}
 	}

@@ -78,7 +78,7 @@ func (c *checker) step(i int) error {
 	case 8:
 		ok = same(subject(a1, "is-environment"), subject(out, "environment-platform-is-trusted")) && c.meets(b1)
 	case 9:
-		ok = same(subject(a1, "is-environment"), subject(out, "environment-measurement-is-trusted")) && c.names(subject(b1, "is-trusted"))
+		ok = same(subject(a1, "is-environment"), subject(out, "environment-measurement-is-trusted")) && (c.names(subject(b1, "is-trusted")) || c.signed(subject(b1, "is-trusted"), subject(a1, "is-environment")))
 	case 10:
 		x := subject(out, "is-trusted")
 		ok = same(x, subject(a1, "environment-platform-is-trusted")) && same(x, subject(b1, "environment-measurement-is-trusted"))
@@ -295,7 +295,7 @@ func (c *checker) end() error {
 		for _, s := range c.proof.steps {
 			t := s.Conclusion.String()
 			x, isServing := strings.CutSuffix(t, ` is-trusted-for-serving Role["`+r+`"]`)
-			granted = granted || isServing && c.names(x) || r == RoleAttester && c.e.platform != AttestdProgram && t == c.e.subject.String()+" is-trusted-for-attestation"
+			granted = granted || isServing && (c.names(x) || c.imaged(x)) || r == RoleAttester && c.e.platform != AttestdProgram && t == c.e.subject.String()+" is-trusted-for-attestation"
 		}
 		if !granted {
 			return fmt.Errorf("checking a proof: the role %s is not granted", r)

@@ -23,8 +23,8 @@ func clone(p *Proof) *Proof {
 // The checker refuses every proof that differs from one that holds.
 func TestCheckRefuses(t *testing.T) {
 	serve := web.String() + ` is-trusted-for-serving Role["key-server"]`
-	p := policy(t, trustWeb, trustRoot, require, serve, trustProgram, trustDeploy, trustAttester, trustIssuer)
-	for name, e := range map[string]*Evidence{"hardware": hardware(), "serving": hardware(role("key-server")), "attester": hardware(role(RoleAttester)), "enclave": enclave(), "program": attested(),
+	p := policy(t, trustWeb, trustRoot, require, serve, trustProgram, trustDeploy, trustAttester, trustIssuer, trustImage, site.String()+` is-trusted-for-serving Role["key-server"]`)
+	for name, e := range map[string]*Evidence{"hardware": hardware(), "image": hardware(signed), "image, serving": hardware(signed, role("key-server")), "serving": hardware(role("key-server")), "attester": hardware(role(RoleAttester)), "enclave": enclave(), "program": attested(),
 		"launch": hardware(func(e *Evidence) { e.subject = claim.Key{} })} {
 		good, err := Prove(p, e, now)
 		if err != nil {

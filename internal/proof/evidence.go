@@ -131,6 +131,16 @@ func (e *Evidence) Platform() string { return e.platform }
 // Measurement is the measurement with its instance.
 func (e *Evidence) Measurement() claim.Measurement { return e.measurement }
 
+// Launched is the measurement with what the ID block of its launch says.
+func (e *Evidence) Launched() claim.Launched {
+	l := claim.Launched{Measurement: e.measurement}
+	if e.platform == claim.AMDSEVSNP {
+		svn, _ := strconv.ParseUint(e.props["guest-svn"], 10, 32) // written by properties
+		l.IDKey, l.ImageID, l.FamilyID, l.SVN = e.props["id-key-digest"], e.props["image-id"], e.props["family-id"], uint32(svn)
+	}
+	return l
+}
+
 // Subject is the key that asks to be admitted.
 func (e *Evidence) Subject() claim.Key { return e.subject }
 

@@ -17,7 +17,7 @@ import (
 
 // ErrNoHardware is a policy without claims about SEV-SNP: no such evidence can
 // be accepted under it.
-var ErrNoHardware = errors.New("the policy has no claims about SEV-SNP: it trusts no measurement of a VM or requires no platform")
+var ErrNoHardware = errors.New("the policy has no claims about SEV-SNP: it trusts no measurement or image of a VM or requires no platform")
 
 // AppraisePolicy is the field appraisal that a policy implies. Where several
 // requirements are alternatives it asks what all of them ask, so that it refuses
@@ -43,13 +43,23 @@ func AppraisePolicy(p *claim.VerifiedPolicy) (*appraise.Policy, error) {
 					a.Measurements = append(a.Measurements, m)
 				}
 			}
+		case claim.Image:
+			if cl.Verb == claim.IsTrusted {
+				i, err := identity(x)
+				if err != nil {
+					return nil, err
+				}
+				if !slices.Contains(a.Identities, i) {
+					a.Identities = append(a.Identities, i)
+				}
+			}
 		case claim.Platform:
 			if cl.Verb == claim.HasTrustedPlatformProperty && x.Type == claim.AMDSEVSNP {
 				reqs = append(reqs, x)
 			}
 		}
 	}
-	if len(reqs) == 0 || len(a.Measurements) == 0 {
+	if len(reqs) == 0 || len(a.Measurements)+len(a.Identities) == 0 {
 		return nil, code.Wrap(code.AppraisalPolicy, ErrNoHardware)
 	}
 	for _, r := range reqs {
@@ -64,6 +74,22 @@ func AppraisePolicy(p *claim.VerifiedPolicy) (*appraise.Policy, error) {
 		return nil, code.Wrap(code.AppraisalPolicy, err)
 	}
 	return a, nil
+}
+
+// identity is an image in the words of the appraisal; the instance that narrows
+// it is left to Prove.
+func identity(i claim.Image) (d appraise.Identity, err error) {
+	d.MinSVN = i.MinSVN
+	if err := d.IDKey.UnmarshalText([]byte(i.IDKey)); err != nil {
+		return d, err
+	}
+	if err := d.ImageID.UnmarshalText([]byte(i.ImageID)); err != nil {
+		return d, err
+	}
+	if i.FamilyID != "" {
+		err = d.FamilyID.UnmarshalText([]byte(i.FamilyID))
+	}
+	return d, err
 }
 
 // products adds the floors of one requirement to those of its products: of

@@ -14,7 +14,8 @@ func (b *builder) program(trusted Premise) error {
 	if e.role == RoleAttester {
 		return b.fail(code.ProofRole, "an attester is no program", "a program asks to attest", "another role, or none")
 	}
-	vm, err := b.measurement(e.vm)
+	// A certificate's measurement alone: an attester is trusted by that.
+	vm, err := b.measurement(claim.Launched{Measurement: e.vm})
 	if err != nil {
 		return err
 	}

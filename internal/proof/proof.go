@@ -162,6 +162,12 @@ func (s *shortener) entity(e claim.Entity) string {
 			short += " with-instance[" + x.Instance[:keep] + "...]"
 		}
 		return short
+	case claim.Image:
+		short := "Image[id-key: " + x.IDKey[:keep] + "..., image-id: " + x.ImageID + ", ...]"
+		if x.Instance != "" {
+			short += " with-instance[" + x.Instance[:keep] + "...]"
+		}
+		return short
 	case claim.Environment:
 		return "Environment[...]"
 	case claim.Platform:

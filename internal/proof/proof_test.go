@@ -39,9 +39,9 @@ func golden(t *testing.T, name string, got []byte) {
 
 // The worked proofs of docs/policy.md.
 func TestWorkedProofs(t *testing.T) {
-	p := policy(t, trustWeb, trustRoot, require, trustProgram, trustDeploy, web.String()+` is-trusted-for-serving Role["key-server"]`, trustAttester, trustIssuer)
+	p := policy(t, trustWeb, trustRoot, require, trustProgram, trustDeploy, web.String()+` is-trusted-for-serving Role["key-server"]`, trustAttester, trustIssuer, trustImage)
 	for name, e := range map[string]*Evidence{
-		"hardware": hardware(), "enclave": enclave(), "program": attested(), "serving": hardware(role("key-server")), "attester": hardware(role(RoleAttester)),
+		"hardware": hardware(), "enclave": enclave(), "program": attested(), "image": hardware(signed), "serving": hardware(role("key-server")), "attester": hardware(role(RoleAttester)),
 		"launch": hardware(func(e *Evidence) { e.subject = claim.Key{} }), "simulator": hardware(func(e *Evidence) { e.amd, e.root = false, "ARK-Genoa NOT AMD HARDWARE" }),
 	} {
 		proof, err := Prove(p, e, now)
@@ -184,6 +184,7 @@ func TestMinimal(t *testing.T) {
 		e     *Evidence
 	}{
 		"hardware": {[]string{trustWeb, trustRoot, require}, hardware()},
+		"image":    {[]string{trustImage, trustRoot, require}, hardware(signed)},
 		"enclave":  {[]string{trustProgram, trustDeploy}, enclave()},
 		"program":  {[]string{trustWeb, trustProgram, trustIssuer, trustAttester}, attested()},
 		"serving":  {[]string{trustWeb, trustRoot, require, web.String() + ` is-trusted-for-serving Role["verifier"]`}, hardware(role("verifier"))},
@@ -306,21 +307,21 @@ func TestAuthorizer(t *testing.T) {
 			no(name, n, ok)
 		}
 	}
-	ask("read", true, func() (uint64, bool) { return a.MayRead(web, "db/password", now) })
-	ask("read below", false, func() (uint64, bool) { return a.MayRead(web, "db/a/b", now) })
-	ask("read is not write", false, func() (uint64, bool) { return a.MayWrite(web, "db/password", now) })
-	ask("read later", false, func() (uint64, bool) { return a.MayRead(web, "db/password", now.Add(100*24*time.Hour)) })
-	ask("read by another", false, func() (uint64, bool) { return a.MayRead(next, "db/password", now) })
-	ask("read by who is not trusted", false, func() (uint64, bool) { return a.MayRead(program, "db/password", now) })
-	ask("write, narrowed", true, func() (uint64, bool) { return a.MayWrite(at, "log/web-1", now) })
-	ask("write, other instance", false, func() (uint64, bool) { return a.MayWrite(next, "log/web-1", now) })
-	ask("succeed", true, func() (uint64, bool) { return a.MaySucceed(at, web, now) })
-	ask("succeed backwards", false, func() (uint64, bool) { return a.MaySucceed(web, next, now) })
-	ask("nominate", true, func() (uint64, bool) { return a.MayNominate(web, now) })
-	ask("nominate by another", false, func() (uint64, bool) { return a.MayNominate(next, now) })
-	ask("nominate by who is not trusted", false, func() (uint64, bool) { return a.MayNominate(program, now) })
-	ask("serve", true, func() (uint64, bool) { return a.ServingMeasurement(web, "key-server", now) })
-	ask("serve another role", false, func() (uint64, bool) { return a.ServingMeasurement(web, "verifier", now) })
+	ask("read", true, func() (uint64, bool) { return a.MayRead(as(web), "db/password", now) })
+	ask("read below", false, func() (uint64, bool) { return a.MayRead(as(web), "db/a/b", now) })
+	ask("read is not write", false, func() (uint64, bool) { return a.MayWrite(as(web), "db/password", now) })
+	ask("read later", false, func() (uint64, bool) { return a.MayRead(as(web), "db/password", now.Add(100*24*time.Hour)) })
+	ask("read by another", false, func() (uint64, bool) { return a.MayRead(as(next), "db/password", now) })
+	ask("read by who is not trusted", false, func() (uint64, bool) { return a.MayRead(as(program), "db/password", now) })
+	ask("write, narrowed", true, func() (uint64, bool) { return a.MayWrite(as(at), "log/web-1", now) })
+	ask("write, other instance", false, func() (uint64, bool) { return a.MayWrite(as(next), "log/web-1", now) })
+	ask("succeed", true, func() (uint64, bool) { return a.MaySucceed(as(at), as(web), now) })
+	ask("succeed backwards", false, func() (uint64, bool) { return a.MaySucceed(as(web), as(next), now) })
+	ask("nominate", true, func() (uint64, bool) { return a.MayNominate(as(web), now) })
+	ask("nominate by another", false, func() (uint64, bool) { return a.MayNominate(as(next), now) })
+	ask("nominate by who is not trusted", false, func() (uint64, bool) { return a.MayNominate(as(program), now) })
+	ask("serve", true, func() (uint64, bool) { return a.ServingMeasurement(as(web), "key-server", now) })
+	ask("serve another role", false, func() (uint64, bool) { return a.ServingMeasurement(as(web), "verifier", now) })
 	ask("serve by key", true, func() (uint64, bool) { return a.ServingKey(server, "verifier", now) })
 	ask("serve by another key", false, func() (uint64, bool) { return a.ServingKey(auth, "verifier", now) })
 	ask("issuer", true, func() (uint64, bool) { return a.Issuer(server, now) })
@@ -328,9 +329,9 @@ func TestAuthorizer(t *testing.T) {
 	ask("revoked certificate", true, func() (uint64, bool) { return a.Revoked(claim.Certificate{SHA256: inst}) })
 	ask("good certificate", false, func() (uint64, bool) { return a.Revoked(claim.Certificate{SHA256: hexOf(3, 32)}) })
 	b := NewAuthorizer(policy(t, append(lines, web.String()+" is-revoked")...))
-	ask("read after revocation", false, func() (uint64, bool) { return b.MayRead(web, "db/password", now) })
-	ask("nominate after revocation", false, func() (uint64, bool) { return b.MayNominate(web, now) })
-	ask("succeed a revoked image", true, func() (uint64, bool) { return b.MaySucceed(next, web, now) })
+	ask("read after revocation", false, func() (uint64, bool) { return b.MayRead(as(web), "db/password", now) })
+	ask("nominate after revocation", false, func() (uint64, bool) { return b.MayNominate(as(web), now) })
+	ask("succeed a revoked image", true, func() (uint64, bool) { return b.MaySucceed(as(next), as(web), now) })
 	c := NewAuthorizer(policy(t, append(lines, server.String()+" is-revoked")...))
 	ask("serve by a revoked key", false, func() (uint64, bool) { return c.ServingKey(server, "verifier", now) })
 }

@@ -30,7 +30,7 @@ func Prove(p *claim.VerifiedPolicy, e *Evidence, now time.Time) (*Proof, error) 
 	if err := b.notRevoked(); err != nil {
 		return nil, err
 	}
-	trusted, err := b.measurement(e.measurement)
+	trusted, err := b.measurement(e.Launched())
 	if err != nil {
 		return nil, err
 	}
@@ -108,14 +108,31 @@ func (b *builder) said(c *claim.Claim) (Premise, error) {
 	return b.add(3, s.Statement.Clause, R3(top.Statement.Clause, s.Statement, s.Statement.Clause), top, s)
 }
 
-func (b *builder) measurement(m claim.Measurement) (Premise, error) {
+// measurement finds the claim that trusts a launch: by its measurement, else by
+// what its ID block says.
+func (b *builder) measurement(l claim.Launched) (Premise, error) {
+	m := l.Measurement
 	c, stale := b.find(func(c claim.Clause) bool {
 		x, ok := c.Subject.(claim.Measurement)
 		return ok && c.Verb == claim.IsTrusted && x.Covers(m)
 	})
 	if c == nil {
+		var staleImage *claim.Claim
+		c, staleImage = b.find(func(c claim.Clause) bool {
+			x, ok := c.Subject.(claim.Image)
+			return ok && c.Verb == claim.IsTrusted && x.Covers(l)
+		})
+		if stale == nil {
+			stale = staleImage
+		}
+	}
+	if c == nil {
 		bare := claim.Measurement{Digest: m.Digest}
-		return Premise{}, b.missing(code.ProofMeasurement, m.String()+" is-trusted", stale, "policy allow measurement "+bare.Digest+"; the claim: "+bare.String()+" is-trusted")
+		satisfy := "policy allow measurement " + bare.Digest + "; the claim: " + bare.String() + " is-trusted"
+		if l.IDKey != "" && l.ImageID != "" && l.SVN > 0 {
+			satisfy += "; or all that this ID key signs of this image: " + claim.Image{IDKey: l.IDKey, ImageID: l.ImageID, MinSVN: l.SVN}.String() + " is-trusted"
+		}
+		return Premise{}, b.missing(code.ProofMeasurement, m.String()+" is-trusted", stale, satisfy)
 	}
 	return b.said(c)
 }
@@ -158,7 +175,7 @@ func (b *builder) hardware(trusted Premise) error {
 			return err
 		}
 	}
-	env := claim.Environment{Platform: e.facts(required.Statement.Clause.Subject.(claim.Platform)), Measurement: e.measurement}
+	env := claim.Environment{Platform: e.facts(required.Statement.Clause.Subject.(claim.Platform), trusted.Statement.Clause.Subject), Measurement: e.measurement}
 	if e.subject.IsZero() {
 		b.goal = claim.Clause{Subject: env, Verb: claim.IsTrusted}
 	}
@@ -221,8 +238,7 @@ func (b *builder) role(trusted, speaks Premise) error {
 		return nil
 	}
 	fits := func(c claim.Clause) bool {
-		x, ok := c.Subject.(claim.Measurement)
-		return ok && x.Covers(m) && c.Verb == claim.IsTrustedForServing && c.Object.String() == claim.Role{Name: role}.String()
+		return claim.Covers(c.Subject, b.e.Launched()) && c.Verb == claim.IsTrustedForServing && c.Object.String() == claim.Role{Name: role}.String()
 	}
 	premise := m.String() + " " + string(claim.IsTrustedForServing) + " " + claim.Role{Name: role}.String()
 	if role == RoleAttester {

@@ -73,11 +73,16 @@ func (e *Evidence) lacks(p claim.Platform) (list []claim.Prop) {
 }
 
 // facts is the evidence's platform, of all properties those that a requirement
-// asks for.
-func (e *Evidence) facts(required claim.Platform) claim.Platform {
+// asks for, and those by which an image is known where one is trusted.
+func (e *Evidence) facts(required claim.Platform, trusted claim.Entity) claim.Platform {
 	var names []string
 	for _, q := range Effective(required) {
 		names = append(names, q.Name)
+	}
+	if i, ok := trusted.(claim.Image); ok {
+		for _, q := range i.Props() {
+			names = append(names, q.Name)
+		}
 	}
 	names = append(names, "product")
 	slices.Sort(names)

@@ -220,18 +220,43 @@ func has(p claim.Platform, want claim.Prop) bool {
 	return found
 }
 
-// R9: E is-environment, its measurement is-trusted: E
+// R9: E is-environment, its measurement is-trusted, or an image is-trusted whose
+// ID key, image ID and least SVN its platform states: E
 // environment-measurement-is-trusted.
 func R9(env, trusted, conclusion claim.Clause) error {
 	e, ok := env.Subject.(claim.Environment)
-	m, ok2 := trusted.Subject.(claim.Measurement)
-	switch {
-	case !ok || !ok2 || env.Verb != claim.IsEnvironment || trusted.Verb != claim.IsTrusted:
-		return errors.New("rule 9: the premises are not E is-environment, and Measurement is-trusted")
-	case !m.Covers(e.Measurement):
-		return errors.New("rule 9: another measurement is trusted")
+	if !ok || env.Verb != claim.IsEnvironment || trusted.Verb != claim.IsTrusted {
+		return errors.New("rule 9: the premises are not E is-environment, and Measurement or Image is-trusted")
+	}
+	switch x := trusted.Subject.(type) {
+	case claim.Measurement:
+		if !x.Covers(e.Measurement) {
+			return errors.New("rule 9: another measurement is trusted")
+		}
+	case claim.Image:
+		if err := signedAs(e, x); err != nil {
+			return err
+		}
+	default:
+		return errors.New("rule 9: the premises are not E is-environment, and Measurement or Image is-trusted")
 	}
 	return follows(9, conclusion, claim.Clause{Subject: e, Verb: claim.EnvironmentMeasurementIsTrusted})
+}
+
+// signedAs says whether an environment states that it was launched as an image.
+func signedAs(e claim.Environment, i claim.Image) error {
+	if e.Platform.Type != claim.AMDSEVSNP || len(e.Measurement.Digest) != 96 {
+		return errors.New("rule 9: an image is launched on " + claim.AMDSEVSNP + " alone")
+	}
+	for _, p := range i.Props() {
+		if !has(e.Platform, p) {
+			return fmt.Errorf("rule 9: the environment does not state %s", p)
+		}
+	}
+	if i.Instance != "" && i.Instance != e.Measurement.Instance {
+		return errors.New("rule 9: the image is trusted for another instance")
+	}
+	return nil
 }
 
 // R10: E environment-platform-is-trusted, E environment-measurement-is-trusted:

@@ -118,6 +118,9 @@ func prop(name, value string) func(*Evidence) {
 	}
 }
 
+// as is a launch without an ID block.
+func as(m claim.Measurement) claim.Launched { return claim.Launched{Measurement: m} }
+
 func role(r string) func(*Evidence) { return func(e *Evidence) { e.role = r } }
 
 // policy signs lines and verifies them; drafts are in force for 90 days from

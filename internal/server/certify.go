@@ -168,6 +168,9 @@ func (s *Server) admission(ctx context.Context, x *exchange, d *Domain, t *wire.
 	if err != nil {
 		return nil, err
 	}
+	if err := s.State.recordLaunched(ctx, d.name, memberOf(id), epochKey(id.Instance, id.Measurement)); err != nil {
+		return nil, err
+	}
 	p := &wire.Payload{DiskKey: share, Boot: epoch, OutcomeKey: secret.Random(wire.OutcomeKeySize), Time: now.Unix(), MinPolicyVersion: adm.floor}
 	p.Secrets = []wire.NamedSecret{{Name: wire.EscrowKeyName, Value: secret.Copy(d.escrow.PublicKey().Bytes())}}
 	defer p.OutcomeKey.Zero()

@@ -25,6 +25,7 @@ const (
 	suffixShares = "/share-master" // 32 bytes
 	suffixSecret = "/secrets-seal" // 32 bytes: opens the cryptstore of the domain's secrets
 	suffixEpoch  = "/epoch/"       // and the instance: decimal
+	suffixSaw    = "/launched/"    // and the same: launchedRecord
 
 	keyAuditHead = "server/audit-head" // audit.Head
 )

@@ -52,16 +52,23 @@ func (o *idOwner) identity(image string, minSVN uint32) appraise.Identity {
 // launch starts a digest that the owner signs as a version of an image.
 func (o *idOwner) launch(id wire.Hex32, digest byte, image string, svn uint32) *snpsim.Guest {
 	o.t.Helper()
-	b := &idblock.Block{LaunchDigest: [48]byte{digest, 0x1d}, ImageID: o.identity(image, 1).ImageID, GuestSVN: svn, Policy: snpsim.DefaultPolicy}
-	a, err := idblock.Sign(b, o.key, nil)
-	if err != nil {
-		o.t.Fatal(err)
-	}
-	g, err := o.psp.LaunchFinish(snpsim.GuestConfig{Measurement: b.LaunchDigest, HostData: id}, &snpsim.IDBlock{Block: b.Marshal(), Auth: a.Marshal()})
+	m := [48]byte{digest, 0x1d}
+	g, err := o.psp.LaunchFinish(snpsim.GuestConfig{Measurement: m, HostData: id}, o.sign(m, image, svn))
 	if err != nil {
 		o.t.Fatal(err)
 	}
 	return g
+}
+
+// sign makes the ID block of a digest.
+func (o *idOwner) sign(digest [48]byte, image string, svn uint32) *snpsim.IDBlock {
+	o.t.Helper()
+	b := &idblock.Block{LaunchDigest: digest, ImageID: o.identity(image, 1).ImageID, GuestSVN: svn, Policy: snpsim.DefaultPolicy}
+	a, err := idblock.Sign(b, o.key, nil)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return &snpsim.IDBlock{Block: b.Marshal(), Auth: a.Marshal()}
 }
 
 // identified registers an instance by identity alone.

@@ -23,7 +23,7 @@ type member struct {
 	x   *exchange
 	dom *Domain
 	id  *admission.Identity
-	m   claim.Measurement
+	m   claim.Launched
 }
 
 // maxNames bounds a list's names, in bytes of JSON, so that it fits a frame.
@@ -173,7 +173,7 @@ func (mem *member) allowed(req *wire.KeyRequest, now time.Time) (uint64, error) 
 		serial, ok = auth.Trusted(mem.m, now)
 	}
 	if !ok {
-		return 0, code.Wrap(code.SecretRefused, fmt.Errorf("no claim lets %s %s %q", mem.m, req.Op, req.Name))
+		return 0, code.Wrap(code.SecretRefused, fmt.Errorf("no claim lets %s %s %q", mem.m.Measurement, req.Op, req.Name))
 	}
 	return serial, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"attestbox/internal/appraise"
+	"attestbox/internal/claim"
 	"attestbox/internal/code"
 	"attestbox/internal/wire"
 )
@@ -40,7 +41,8 @@ type Verdict struct {
 	Chip        string
 	ReportID    wire.Hex32
 	Measurement [48]byte
-	By          string // the identity that admitted it; empty where the digest is listed
+	Launched    claim.Launched // the same, with what the ID block says
+	By          string         // the identity that admitted it; empty where the digest is listed
 }
 
 // admittedBy says why a launch digest that is not on the list counts.

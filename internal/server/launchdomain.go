@@ -65,7 +65,7 @@ func (a *domainAppraiser) Appraise(ctx context.Context, e *Evidence) *Verdict {
 	a.d.ID = wire.Hex32(e.HostData).String() // as begin named it
 	v := &Verdict{Missing: s.missing, Findings: s.findings, Checked: s.checked, Root: s.root, Chip: s.chip}
 	if s.report != nil {
-		v.ReportID, v.Measurement = wire.Hex32(s.report.ReportID), s.report.Measurement
+		v.ReportID, v.Measurement, v.Launched = wire.Hex32(s.report.ReportID), s.report.Measurement, launchedAs(s.report)
 	}
 	refuse := func(field, found, want string, c code.Code) *Verdict {
 		v.Findings = append(v.Findings, Finding{Field: field, Found: found, Want: want, Code: c})

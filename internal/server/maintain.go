@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"attestbox/internal/claim"
 	"attestbox/internal/code"
 	"attestbox/internal/secret"
 	"attestbox/internal/wire"
@@ -30,7 +31,7 @@ func (s *Server) serveMaintain(ctx context.Context, x *exchange, begin *wire.Mai
 	if !ok {
 		return
 	}
-	m := &maintaining{s: s, x: x, t: t, reportID: v.ReportID, measurement: d.Measurement}
+	m := &maintaining{s: s, x: x, t: t, reportID: v.ReportID, measurement: d.Measurement, launched: v.Launched}
 	boot, err := m.current(ctx)
 	switch {
 	case errors.Is(err, errNotCurrent):
@@ -69,6 +70,7 @@ type maintaining struct {
 	t           *wire.MaintainTranscript
 	reportID    wire.Hex32
 	measurement string
+	launched    claim.Launched
 }
 
 // errNotCurrent is a boot that may maintain nothing.
@@ -133,7 +135,7 @@ func (m *maintaining) request(ctx context.Context, request wire.Message) (more b
 	case *wire.Nominate:
 		d.Op, d.Reason = "nominate", fmt.Sprintf("%s: %s", r.Digest, r.Source)
 		var allowed bool
-		if allowed, err = s.State.Nominate(ctx, m.t.ID, r, m.measurement, s.mayNominate(inst, m.measurement), s.Now()); err == nil && !allowed {
+		if allowed, err = s.State.Nominate(ctx, m.t.ID, r, m.measurement, s.mayNominate(inst, m.launched), s.Now()); err == nil && !allowed {
 			d.Alert = "a nominated launch digest waits for verifier instance approve"
 		}
 	}

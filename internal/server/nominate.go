@@ -129,7 +129,7 @@ func (st *State) DecideNomination(ctx context.Context, id wire.Hex32, digest str
 // mayNominate says whether a nomination by this launch digest counts without
 // the owner: by the instance's record, or by a claim of its domain's policy.
 // Where a policy rules, it must in any case trust the digest when it boots.
-func (s *Server) mayNominate(inst *Instance, measurement string) bool {
+func (s *Server) mayNominate(inst *Instance, boot claim.Launched) bool {
 	if inst.Domain == "" {
 		return inst.MayNominate
 	}
@@ -137,6 +137,6 @@ func (s *Server) mayNominate(inst *Instance, measurement string) bool {
 	if dom == nil {
 		return false
 	}
-	_, ok := dom.current.Load().auth.MayNominate(claim.Measurement{Digest: measurement, Instance: inst.ID.String()}, s.Now())
+	_, ok := dom.current.Load().auth.MayNominate(boot, s.Now())
 	return ok
 }

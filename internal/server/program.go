@@ -73,5 +73,5 @@ func fromProgram(a *asked, s *shown) (*proof.Evidence, error) {
 		}
 	}
 	s.chip = chip
-	return proof.FromProgram(issuer, attester, memberOf(id), chip, m, subject, a.role)
+	return proof.FromProgram(issuer, attester, memberOf(id).Measurement, chip, m, subject, a.role)
 }

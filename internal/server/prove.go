@@ -166,6 +166,7 @@ func (p *prover) fromSNP(ctx context.Context, cur *inForce, a *asked, s *shown) 
 	}
 	s.identity.Measurement, s.identity.Instance = r.Measurement[:], r.HostData
 	s.identity.ChipID, s.identity.ReportID, s.identity.ReportedTCB = r.ChipID, r.ReportID, r.ReportedTCB
+	s.identity.IDKeyDigest, s.identity.ImageID, s.identity.FamilyID, s.identity.GuestSVN = r.IDKeyDigest, r.ImageID, r.FamilyID, r.GuestSVN
 	subject, err := a.subjectKey()
 	if err != nil {
 		return nil, err
@@ -227,7 +228,7 @@ func (c *inForce) revoked(id *admission.Identity) bool {
 
 // entities are what a policy can revoke of a member.
 func entities(id *admission.Identity) []claim.Entity {
-	list := []claim.Entity{memberOf(id), claim.Key{ID: hex.EncodeToString(id.SPKI[:])},
+	list := []claim.Entity{memberOf(id).Measurement, claim.Key{ID: hex.EncodeToString(id.SPKI[:])},
 		claim.Certificate{SHA256: hex.EncodeToString(id.Certificate[:])}, claim.Key{ID: hex.EncodeToString(id.Issuer[:])}}
 	switch {
 	case id.ChipID == [64]byte{}: // nothing vouches for one
@@ -240,6 +241,26 @@ func entities(id *admission.Identity) []claim.Entity {
 }
 
 // memberOf is a member in the words of the policy.
-func memberOf(id *admission.Identity) claim.Measurement {
-	return claim.Measurement{Digest: hex.EncodeToString(id.Measurement), Instance: hex.EncodeToString(id.Instance[:])}
+func memberOf(id *admission.Identity) claim.Launched {
+	return launched(id.Measurement, id.Instance, id.IDKeyDigest, id.ImageID, id.FamilyID, id.GuestSVN)
+}
+
+// launchedAs is a verified report in the words of the policy.
+func launchedAs(r *snp.Report) claim.Launched {
+	return launched(r.Measurement[:], r.HostData, r.IDKeyDigest, r.ImageID, r.FamilyID, r.GuestSVN)
+}
+
+func launched(measurement []byte, instance [32]byte, idKey [48]byte, image, family [16]byte, svn uint32) claim.Launched {
+	return claim.Launched{Measurement: claim.Measurement{Digest: hex.EncodeToString(measurement), Instance: hex.EncodeToString(instance[:])},
+		IDKey: hexOrNone(idKey[:]), ImageID: hexOrNone(image[:]), FamilyID: hexOrNone(family[:]), SVN: svn}
+}
+
+// hexOrNone is empty where all bytes are zero.
+func hexOrNone(b []byte) string {
+	for _, c := range b {
+		if c != 0 {
+			return hex.EncodeToString(b)
+		}
+	}
+	return ""
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"time"
 
-	"attestbox/internal/claim"
 	"attestbox/internal/code"
 	"attestbox/internal/platform"
 	"attestbox/internal/recipient"
@@ -68,6 +67,7 @@ func (mem *member) rewrap(ctx context.Context, req *wire.KeyRequest, now time.Ti
 		hostData = [32]byte{} // it has none; seals say so
 	}
 	auth := dom.current.Load().auth
+	var recordErr error
 	box, err := seal.Rewrap(seal.RewrapRequest{
 		Escrow: req.Value, Key: dom.escrow, To: to,
 		Share: func(e *seal.Escrow) (*secret.Bytes, error) {
@@ -80,10 +80,20 @@ func (mem *member) rewrap(ctx context.Context, req *wire.KeyRequest, now time.Ti
 				_, ok := auth.Trusted(mem.m, now)
 				return ok
 			}
-			_, ok := auth.MaySucceed(mem.m, claim.Measurement{Digest: hex.EncodeToString(old), Instance: mem.m.Instance}, now)
+			// Whose the store was: its measurement, and what the server saw of
+			// its launch when that was admitted.
+			before, err := dom.st.launchedBefore(ctx, dom.name, id.Instance, old)
+			if err != nil {
+				recordErr = err
+				return false
+			}
+			_, ok := auth.MaySucceed(mem.m, before, now)
 			return ok
 		},
 	})
+	if recordErr != nil {
+		return nil, recordErr
+	}
 	if errors.Is(err, seal.ErrMayNotSucceed) || errors.Is(err, seal.ErrEscrow) {
 		return nil, code.Wrap(code.SecretRefused, fmt.Errorf("recovery: %v", err))
 	}

@@ -190,7 +190,7 @@ func (a *SNPAppraiser) Appraise(ctx context.Context, e *Evidence) *Verdict {
 		v.By = res.By.String()
 	}
 	v.Root, v.Chip = res.Root, appraise.ChipID(report.ChipID).String()
-	v.ReportID, v.Measurement = wire.Hex32(report.ReportID), report.Measurement
+	v.ReportID, v.Measurement, v.Launched = wire.Hex32(report.ReportID), report.Measurement, launchedAs(report)
 	v.take(res.Findings)
 	return v
 }
