@@ -152,6 +152,34 @@ echo "    refused, and the disk stayed shut. Why, says the verifier:"
 run "$bin/attestbox" verifier explain "${seal[@]}" "$exchange" 2>&1 | tee "$out/explain.log" | show
 grep -qi 'measurement' "$out/explain.log" || fail "the verifier does not name the launch digest as the reason"
 
+step bundle "a signed bundle: the image above, started by a small stage 1 whose launch digest stays"
+run "$bin/mkimage" bundle sign -new-key "$secrets/bundle.key" -name demo -version 1 -image "$out/image" -out "$out/demo-1.bundle" 2>"$out/bundle.log" >"$out/bundle.digest"
+show <"$out/bundle.log"
+owner_key=$(sed -n 's/.*signed by key //p' "$out/bundle.log")
+run "$bin/mkimage" bundle verify -key "$owner_key" "$out/demo-1.bundle" >"$out/bundle-verify.log"
+cat >"$out/stage1.json" <<EOF
+{
+  "mode": "bundle",
+  "servers": ["tcp://10.0.2.2:${address##*:}"],
+  "pins": ["$pin"],
+  "network": {"method": "dhcp"},
+  "bundle": {"device": "/dev/vdb", "key": "$owner_key", "name": "demo", "min_version": 1},
+  "timeout": "3m"
+}
+EOF
+run "$bin/mkimage" build -kernel "$ATTESTBOX_KERNEL" -modules-dir "$ATTESTBOX_MODULES" -guest "$bin/attestbox-guest" -config "$out/stage1.json" \
+  -sim-device "$bin/snp-sim-device" -compress none -product Milan -append "console=ttyS0 loglevel=4" -out "$out/stage1" >"$out/stage1.log" 2>&1
+run "$bin/attestbox" verifier instance allow "${seal[@]}" -only -image "$out/stage1" "$id" 2>&1 | show
+run "$bin/attestbox" verifier instance bundle-floor "${seal[@]}" "$id" 1 2>&1 | show
+boot bundle "$out/stage1" -net user -disk "$out/demo-1.bundle" || fail "the VM did not power off by itself"
+up bundle || fail "the real system did not come up behind the bundle (see $out/bundle.console)"
+
+step replay "the attack: the floor rises to version 2, and the host goes on with version 1"
+run "$bin/attestbox" verifier instance bundle-floor "${seal[@]}" "$id" 2 2>&1 | show
+boot replay "$out/stage1" -net user -disk "$out/demo-1.bundle" || fail "the VM did not power off by itself"
+! up replay || fail "an old bundle was started"
+tr -d '\r' <"$out/replay.console" | grep -aq 'bundle-refused' || fail "the old bundle was not refused (see $out/replay.console)"
+
 step instance "what the verifier knows of the instance"
 run "$bin/attestbox" verifier instance show "${seal[@]}" "$id" 2>&1 | show
 end_step

@@ -210,6 +210,9 @@ func summary(env *applet.Env, out string, r *image.Record, took time.Duration) {
 	if !m.Complete {
 		p("INCOMPLETE digest: %s", m.Why)
 	}
+	if s := r.Stage1; s != nil {
+		p("stage 1: starts bundles %q of version %d and later, signed by key %s", s.Name, s.MinVersion, s.Key)
+	}
 	for _, n := range r.Notes {
 		p("note: %s", n)
 	}

@@ -144,6 +144,9 @@ func printConfig(p func(string, ...any), r *image.Report) {
 	if c.Root != nil {
 		p("  root     %s as %s, %s, then %s", c.Root.Device, c.Root.Name, c.Root.FSType, c.Root.Init)
 	}
+	if b := c.Bundle; b != nil {
+		p("  STAGE 1  starts bundles %q of version %d and later on %s, signed by key %s", b.Name, b.MinVersion, b.Device, b.Key)
+	}
 	for _, prog := range c.Programs {
 		need := "optional"
 		if prog.Required {

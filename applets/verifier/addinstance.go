@@ -49,6 +49,7 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	may.register(fs)
 	bundleMin := fs.Uint64("bundle-min", 0, "the image is a stage 1 (mkimage build with mode bundle): release only behind a bundle of this `VERSION` or a later one, see docs/bundle.md")
 	note := fs.String("note", "", "free `TEXT` for people")
+	ratchet := fs.Bool("bundle-ratchet", false, "each boot that opened its disk raises that VERSION to its bundle's")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -59,10 +60,12 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
 	case *id == "":
 		return fs.Usage("-id is missing (new makes one)")
+	case *ratchet && *bundleMin == 0:
+		return fs.Usage("-bundle-ratchet goes with -bundle-min")
 	case *takeover && *quarantine:
 		return fs.Usage("-takeover and -quarantine exclude each other")
 	}
-	inst := &server.Instance{OnSecond: server.Takeover, Domain: *domain, Note: *note, BundleFloor: *bundleMin, Created: time.Now().Unix()}
+	inst := &server.Instance{OnSecond: server.Takeover, Domain: *domain, Note: *note, BundleFloor: *bundleMin, BundleRatchet: *ratchet, Created: time.Now().Unix()}
 	if *quarantine {
 		inst.OnSecond = server.Quarantine
 	}

@@ -12,7 +12,11 @@ import (
 
 func showBundles(w io.Writer, i *server.Instance) {
 	if i.BundleFloor > 0 {
-		fmt.Fprintf(w, "bundles      version %d and later\n", i.BundleFloor)
+		rises := ""
+		if i.BundleRatchet {
+			rises = "; a boot that opened its disk raises that to its bundle"
+		}
+		fmt.Fprintf(w, "bundles      version %d and later%s\n", i.BundleFloor, rises)
 	}
 	for _, l := range i.BundleLowered {
 		fmt.Fprintf(w, "             lowered from %d to %d at %s\n", l.From, l.To, stamp(l.Time))
@@ -22,6 +26,9 @@ func showBundles(w io.Writer, i *server.Instance) {
 // instanceBundleFloor sets the version below which no bundle starts.
 func instanceBundleFloor(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
 	was, err := st.SetBundleFloor(ctx, f.id, f.number, f.lower, time.Now())
+	if err == nil && f.ratchetSet {
+		err = st.UpdateInstance(ctx, f.id, func(i *server.Instance) error { i.BundleRatchet = f.ratchet; return nil })
+	}
 	switch {
 	case err != nil && f.number < was:
 		return applet.WithHint(err, "-lower is the owner's word that older bundles may start again")

@@ -3,6 +3,7 @@ package verifier
 import (
 	"cmp"
 	"context"
+	"flag"
 	"fmt"
 	"strconv"
 	"strings"
@@ -69,6 +70,7 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 		f.disk.register(fs)
 	case "bundle-floor":
 		fs.BoolVar(&f.lower, "lower", false, "let older bundles start again: each one that does raises an alert; 0 takes the floor away")
+		fs.BoolVar(&f.ratchet, "ratchet", false, "from now on each boot that opened its disk raises the floor to its bundle; =false ends that")
 	case "accept-rollback":
 		fs.StringVar(&f.to, "to", "", "boot number of the restored disk, as its console names it; 0 for a new disk")
 	case "decommission":
@@ -86,6 +88,7 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	}
 	switch {
 	case verb == "bundle-floor":
+		fs.Visit(func(g *flag.Flag) { f.ratchetSet = f.ratchetSet || g.Name == "ratchet" })
 		var err error
 		if f.number, err = strconv.ParseUint(fs.Arg(1), 10, 64); err != nil || f.number > wire.MaxBundleVersion {
 			return fs.Usage("bundle version %.40q: want a number", fs.Arg(1))
@@ -151,7 +154,8 @@ type instanceFlags struct {
 	may               mayFlags
 	disk              diskFlags
 	json, only, erase bool
-	lower             bool
+	lower, ratchet    bool
+	ratchetSet        bool
 	to                string
 	number            uint64
 }

@@ -131,6 +131,27 @@ func (st *State) SetBundleFloor(ctx context.Context, id wire.Hex32, floor uint64
 	return was, err
 }
 
+// ratchet raises the floor to the bundle of a boot that reported opened, where
+// the instance's record says so. It says to what; 0: it stays.
+func (st *State) ratchet(ctx context.Context, i *Instance, reportID wire.Hex32) (uint64, error) {
+	if !i.BundleRatchet {
+		return 0, nil
+	}
+	a, err := st.Approval(ctx, i.ID, reportID)
+	if err != nil || a == nil || a.Version <= i.BundleFloor {
+		return 0, err
+	}
+	raised := uint64(0)
+	err = st.UpdateInstance(ctx, i.ID, func(i *Instance) error {
+		raised = 0
+		if i.BundleRatchet && i.BundleFloor > 0 && i.BundleFloor < a.Version {
+			i.BundleFloor, raised = a.Version, a.Version
+		}
+		return nil
+	})
+	return raised, err
+}
+
 // serveBundle answers bundle-begin: challenge, evidence, and then whether this
 // launch may start that bundle. Whoever fails is told code.BundleRefused and
 // nothing else.

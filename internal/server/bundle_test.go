@@ -240,3 +240,45 @@ func TestBundleFloor(t *testing.T) {
 		t.Error("a floor that no version reaches")
 	}
 }
+
+// With the ratchet the floor follows what has booted, and nothing less: not what
+// was approved, released or reported as failed.
+func TestBundleRatchet(t *testing.T) {
+	w := newWorld(t, nil)
+	id := w.bundled(3)
+	if err := w.state.UpdateInstance(context.Background(), id, func(i *Instance) error { i.BundleRatchet = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	floor := func(want uint64) {
+		t.Helper()
+		if got := w.instance(id).BundleFloor; got != want {
+			t.Errorf("floor %d, want %d", got, want)
+		}
+	}
+	g := w.guest(id, nil)
+	if err := w.approve(g, bundleA, 5); err != nil {
+		t.Fatal(err)
+	}
+	floor(3)
+	c, p, err := w.get(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Zero()
+	floor(3)
+	if _, err := c.outcome(failed(g, p)); err != nil {
+		t.Fatal(err)
+	}
+	floor(3)
+	if _, err := w.dial().outcome(opened(g, p)); err != nil {
+		t.Fatal(err)
+	}
+	floor(5)
+	if _, err := w.dial().outcome(opened(g, p)); err != nil {
+		t.Errorf("the same outcome again: %v", err)
+	}
+	w.notApproved("the bundle before", w.approve(w.guest(id, nil), bundleB, 4), code.BundleFloor)
+	if !strings.Contains(w.log.String(), "the bundle floor rose to 5") {
+		t.Error("not in the log")
+	}
+}

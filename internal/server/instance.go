@@ -82,6 +82,8 @@ type Instance struct {
 	// Approve; 0: the instance's images are no stage 1.
 	BundleFloor   uint64    `json:"bundle_floor,omitempty"`
 	BundleLowered []Lowered `json:"bundle_lowered,omitempty"` // latest first, at most maxLowered
+	// BundleRatchet: a boot that reported opened raises the floor to its bundle.
+	BundleRatchet bool `json:"bundle_ratchet,omitempty"`
 }
 
 // Digests are the launch digests as bytes.

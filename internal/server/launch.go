@@ -201,6 +201,17 @@ func (s *Server) outcome(ctx context.Context, x *exchange, o *wire.Outcome) {
 		s.fault(x, d, err)
 		return
 	}
+	if o.Result == wire.ResultOpened {
+		// Before the acknowledgement, as whatever else follows from it.
+		floor, err := s.State.ratchet(ctx, inst, o.ReportID)
+		if err != nil {
+			s.fault(x, d, err)
+			return
+		}
+		if floor > 0 {
+			d.Reason = fmt.Sprintf("the bundle floor rose to %d", floor)
+		}
+	}
 	cfg, err := s.State.Config(ctx)
 	if err != nil {
 		s.fault(x, d, err)
