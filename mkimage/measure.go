@@ -41,12 +41,12 @@ var modes = map[string]string{
 // measureFlags is the command line of `mkimage measure`. Where the public tool
 // sev-snp-measure has a flag, it has the same name and meaning here.
 type measureFlags struct {
-	mode, ovmf, kernel, initrd, cmdline, vcpuType, vcpuSig    string
-	vmm, host, svsm, varsFile, chain, format, matrix, against string
-	vcpus, family, model, stepping                            int
-	features                                                  string
-	varsSize                                                  uint64
-	json, explain, dumpVMSA                                   bool
+	mode, ovmf, kernel, initrd, cmdline, vcpuType, vcpuSig          string
+	vmm, host, svsm, varsFile, chain, format, matrix, against, igvm string
+	vcpus, family, model, stepping                                  int
+	features                                                        string
+	varsSize                                                        uint64
+	json, explain, dumpVMSA                                         bool
 
 	given map[string]bool
 	axes  measure.Axes
@@ -71,6 +71,7 @@ func (f *measureFlags) register(fs *applet.FlagSet) {
 	fs.StringVar(&f.svsm, "svsm", "", "SVSM image `file`, for -mode snp:svsm")
 	fs.Uint64Var(&f.varsSize, "vars-size", 0, "`bytes` of the variable store, for -mode snp:svsm")
 	fs.StringVar(&f.varsFile, "vars-file", "", "variable store `file`, whose size is taken, instead of -vars-size")
+	fs.StringVar(&f.igvm, "igvm", "", "IGVM `file` instead of all that; its digest covers no kernel")
 	fs.StringVar(&f.chain, "snp-ovmf-hash", "", "`hex` from -mode snp:ovmf-hash, instead of hashing the firmware")
 	fs.StringVar(&f.matrix, "matrix", "", "print a table of digests for every combination of `axes`, such as\n"+measure.AxesSyntax)
 	fs.StringVar(&f.against, "against", "", "compare with an attestation `report` (a file, raw or in hex, or a digest's 96 hex digits) and say\nwhich input differs")
@@ -93,6 +94,9 @@ func runMeasure(ctx context.Context, env *applet.Env, args []string) error {
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
 	}
 	fs.Visit(func(g *flag.Flag) { f.given[g.Name] = true })
+	if f.given["igvm"] {
+		return f.runIGVM(env, fs)
+	}
 	cfg, mode, err := f.config(fs)
 	if err != nil {
 		return err

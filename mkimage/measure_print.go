@@ -72,13 +72,7 @@ func (out *measured) compute(mode string, cfg *measure.Config, hashFirmware bool
 		}
 		out.Digest, hashes, out.Complete, out.Why = hex.EncodeToString(r.Digest[:]), r.Hashes, r.Complete, r.Why
 		sig, features, out.first, out.others = r.VCPUSig, r.GuestFeatures, r.First, r.Others
-		for _, s := range r.Steps {
-			step := measuredStep{What: s.What, Page: s.Page.String(), GPA: fmt.Sprintf("%#x", s.GPA), Size: s.Size, After: hex.EncodeToString(s.After[:])}
-			if s.Contents != nil {
-				step.Contents = hex.EncodeToString(s.Contents[:])
-			}
-			out.Steps = append(out.Steps, step)
-		}
+		out.Steps = measuredSteps(r.Steps)
 	case modeChain:
 		chain, err := measure.FirmwareChain(cfg.Firmware)
 		if err != nil {
@@ -102,6 +96,17 @@ func (out *measured) compute(mode string, cfg *measure.Config, hashFirmware bool
 	}
 	out.note(mode, cfg, hashes, sig, features)
 	return nil
+}
+
+func measuredSteps(steps []measure.Step) (out []measuredStep) {
+	for _, s := range steps {
+		step := measuredStep{What: s.What, Page: s.Page.String(), GPA: fmt.Sprintf("%#x", s.GPA), Size: s.Size, After: hex.EncodeToString(s.After[:])}
+		if s.Contents != nil {
+			step.Contents = hex.EncodeToString(s.Contents[:])
+		}
+		out = append(out, step)
+	}
+	return out
 }
 
 // note records the inputs that entered.
@@ -175,8 +180,8 @@ func (f *measureFlags) text(digest string) string {
 	return base64.StdEncoding.EncodeToString(raw)
 }
 
-// explain lists what was measured, and what the table of hashes holds.
-func (out *measured) explain(w io.Writer) {
+// explainSteps lists what was measured.
+func explainSteps(w io.Writer, steps []measuredStep) {
 	short := func(s string) string {
 		if s == "" {
 			return "-"
@@ -185,7 +190,7 @@ func (out *measured) explain(w io.Writer) {
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "GPA\tBYTES\tPAGES\tWHAT\tCONTENTS\tDIGEST AFTER")
-	for _, s := range out.Steps {
+	for _, s := range steps {
 		gpa, page := s.GPA, s.Page
 		if gpa == "" {
 			gpa, page = "-", "-"
@@ -193,6 +198,11 @@ func (out *measured) explain(w io.Writer) {
 		fmt.Fprintf(tw, "%s\t%d\t%s\t%s\t%s\t%s\n", gpa, s.Size, page, s.What, short(s.Contents), short(s.After))
 	}
 	tw.Flush()
+}
+
+// explain lists what was measured, and what the table of hashes holds.
+func (out *measured) explain(w io.Writer) {
+	explainSteps(w, out.Steps)
 	if out.Append != nil {
 		fmt.Fprintf(w, "table of hashes, SHA-256:\n  command line %s, of %q and a NUL\n  initramfs    %s\n  kernel       %s\n",
 			out.CmdlineSHA256, *out.Append, out.InitrdSHA256, out.KernelSHA256)

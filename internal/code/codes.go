@@ -95,6 +95,7 @@ const (
 	// launch digests
 	MeasureDiffers  Code = "measure-differs"
 	MeasureFirmware Code = "measure-firmware"
+	MeasureIGVM     Code = "measure-igvm"
 	MeasureNoHashes Code = "measure-no-kernel-hashes"
 
 	// init
@@ -347,6 +348,7 @@ var table = map[Code]string{
 
 	MeasureDiffers:  "the report's launch digest is not that of the launch described",
 	MeasureFirmware: "the firmware image is malformed or has no SEV metadata, so that no launch digest exists",
+	MeasureIGVM:     "the IGVM file is malformed, is not for SEV-SNP, or may be loaded in more than one way",
 	MeasureNoHashes: "the firmware cannot hash a kernel, so that a launch digest would not cover it",
 
 	AppraisalPolicy:     "the appraisal policy is malformed, contradicts itself or lacks what it must say",

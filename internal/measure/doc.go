@@ -25,8 +25,8 @@
 // metadata in their order; one VMSA per vCPU, all at GPA 0xFFFFFFFFF000.
 //
 // Not checked here: whether the firmware does what its tables promise (that it
-// compares kernel, initramfs and command line with the hash table), IGVM
-// files, ID blocks (they do not enter the digest), and whether a host's KVM
+// compares kernel, initramfs and command line with the hash table), ID
+// blocks (they do not enter the digest), and whether a host's KVM
 // fills the VMSA as the chosen profile says.
 //
 // The package is pure: no file, no network, no clock.

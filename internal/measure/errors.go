@@ -15,4 +15,7 @@ var (
 	ErrVCPU = errors.New("vCPU description not usable")
 	// ErrConfig: the rest of the configuration contradicts itself.
 	ErrConfig = errors.New("launch description not usable")
+	// ErrIGVM: the IGVM file is not for SEV-SNP, or may be loaded in more than
+	// one way. A malformed one is igvm.ErrFile.
+	ErrIGVM = errors.New("IGVM file not measurable")
 )
