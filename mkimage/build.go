@@ -95,6 +95,8 @@ func addParts(fs *applet.FlagSet) *parts {
 	fs.StringVar(&set.Append, "append", "", "kernel command line; the required parameters are added to it")
 	fs.StringVar(&set.Compress, "compress", "", "zstd, xz, gzip or none (default zstd)")
 	fs.BoolVar(&set.Small, "small", false, "zstd at its best level: a smaller image, some ten times slower")
+	fs.Var((*applet.Strings)(&set.Microcode), "microcode", "microcode `FILE` of AMD or Intel, to lie in front of the initramfs; may be repeated")
+	fs.StringVar(&set.FirmwareDir, "firmware", "", "`DIR` /lib/firmware, for the files that the image's modules name")
 	fs.StringVar(&set.SimDevice, "sim-device", "", "make a simulator image with this snp-sim-device `BINARY`")
 	fs.BoolVar(&set.Debug, "debug", false, "add a shell that init starts on the console when the boot fails: the image must never be trusted")
 	fs.StringVar(&set.Busybox, "busybox", "", "static busybox `FILE` for -debug")

@@ -93,6 +93,11 @@ func printReport(w io.Writer, r *image.Report) {
 	p := func(format string, a ...any) {
 		fmt.Fprintln(w, harmless(fmt.Sprintf(format, a...)))
 	}
+	for _, f := range r.Microcode {
+		if f.SHA256 != "" {
+			p("in front: %s %d bytes  sha256 %s", f.Path, f.Size, f.SHA256)
+		}
+	}
 	p("files (%s)", r.Compress)
 	for _, f := range r.Files {
 		switch {

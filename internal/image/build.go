@@ -55,6 +55,7 @@ type builder struct {
 	release string
 	kernel  []byte
 	modules *opened
+	early   []byte // the archive in front of the initramfs
 	a       Archive
 	rec     *Record
 }
@@ -83,6 +84,7 @@ func Build(m *Manifest, opt Options) (*Image, error) {
 		{"kernel modules", b.addModules},
 		{"stage 1", b.checkStage1},
 		{"files", b.addFiles},
+		{"microcode", b.addMicrocode},
 	} {
 		opt.Progress(step.what)
 		if err := step.run(); err != nil {
@@ -126,7 +128,11 @@ func (b *builder) pack() ([]byte, [32]byte, error) {
 	}
 	var out bytes.Buffer
 	h := sha256.New()
-	z, err := compressor(io.MultiWriter(&out, h), b.rec.Compress, b.m.Small)
+	w := io.MultiWriter(&out, h)
+	if _, err := w.Write(b.early); err != nil {
+		return nil, [32]byte{}, err
+	}
+	z, err := compressor(w, b.rec.Compress, b.m.Small)
 	if err != nil {
 		return nil, [32]byte{}, err
 	}
@@ -330,6 +336,9 @@ func (b *builder) addModules() error {
 		if err := b.a.AddFile(simModulesPath, 0o644, lines(b.rec.SimModules)); err != nil {
 			return err
 		}
+	}
+	if err := b.addFirmware(tree, append(slices.Clone(mods), sim...)); err != nil {
+		return err
 	}
 	b.hardware(tree, mods)
 	return nil

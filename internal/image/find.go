@@ -4,14 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // ErrInput is an input of a record that was not found.
 var ErrInput = errors.New("an input of the image was not found")
+
+// none stands for no folder; it comes after every path.
+const none = "\xff"
 
 // maxFound bounds how many files of one content are remembered.
 const maxFound = 64
@@ -34,9 +39,22 @@ func Find(r *Record, from []string, stage string) (*Manifest, error) {
 	if missing := r.missing(have); len(missing) > 0 {
 		return nil, fmt.Errorf("%w below %s: %s", ErrInput, strings.Join(from, ", "), strings.Join(missing, "; "))
 	}
-	modules, err := r.findModules(have)
+	modules, err := r.findFolder(have, Input.ofKernel, r.KernelRelease)
 	if err != nil {
 		return nil, err
+	}
+	if modules == none {
+		return nil, fmt.Errorf("%w: the image has no module by which the modules' folder could be known", ErrInput)
+	}
+	firmware := ""
+	if r.Recipe.FirmwareDir {
+		firmware, err = r.findFolder(have, func(in Input) bool { return in.Role == roleFirmware }, "")
+		if err == nil && firmware == none {
+			firmware = filepath.Join(stage, "nothing") // it had nothing that a module names
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	n := 0
 	return r.manifest(func(in Input) (string, error) {
@@ -53,7 +71,7 @@ func Find(r *Record, from []string, stage string) (*Manifest, error) {
 			return "", fmt.Errorf("naming input %q: %w", in.Name, err)
 		}
 		return filepath.Join(dir, in.Name), nil
-	}, modules)
+	}, modules, firmware)
 }
 
 // findFiles gives the files below the folders by SHA-256. Only files of a
@@ -98,36 +116,29 @@ func (r *Record) missing(have map[string][]string) (out []string) {
 	return out
 }
 
-// findModules gives the folder that has every module at its place: which other
-// modules lie there may matter, so that the files alone are not enough.
-func (r *Record) findModules(have map[string][]string) (string, error) {
+// findFolder gives the folder called base, or any name, that has every input
+// of the kind at its place: what else lies there may matter, so that the files
+// alone are not enough.
+func (r *Record) findFolder(have map[string][]string, kind func(Input) bool, base string) (string, error) {
 	var dirs map[string]bool
 	for _, in := range r.Inputs {
-		if !in.found() {
+		if !kind(in) {
 			continue
 		}
-		here, suffix := map[string]bool{}, string(filepath.Separator)+filepath.FromSlash(in.inModules(r.KernelRelease))
+		rel := in.inFolder(r.KernelRelease)
+		here, suffix := map[string]bool{}, string(filepath.Separator)+filepath.FromSlash(rel)
 		for _, p := range have[in.SHA256] {
 			if abs, err := filepath.Abs(p); err == nil {
 				p = abs
 			}
 			dir, ok := strings.CutSuffix(p, suffix)
-			if ok && filepath.Base(dir) == r.KernelRelease && (dirs == nil || dirs[dir]) {
+			if ok && (base == "" || filepath.Base(dir) == base) && (dirs == nil || dirs[dir]) {
 				here[dir] = true
 			}
 		}
 		if dirs = here; len(dirs) == 0 {
-			return "", fmt.Errorf("%w: no folder %s has %s and the modules before it at their places", ErrInput, r.KernelRelease, in.inModules(r.KernelRelease))
+			return "", fmt.Errorf("%w: no folder %s has %s and the others before it at their places", ErrInput, base, rel)
 		}
 	}
-	first := ""
-	for d := range dirs {
-		if first == "" || d < first {
-			first = d
-		}
-	}
-	if first == "" {
-		return "", fmt.Errorf("%w: the image has no module by which the modules' folder could be known", ErrInput)
-	}
-	return first, nil
+	return slices.Min(append(slices.Collect(maps.Keys(dirs)), none)), nil
 }

@@ -41,6 +41,7 @@ func FuzzInspectInitrd(f *testing.F) {
 		ok(f, err, z.Close())
 		f.Add(out.Bytes())
 	}
+	f.Add(append(write(f, must(earlyArchive(0, map[string][]byte{microcodeAMD: amdMicrocode(4), microcodeIntel: intelMicrocode(4)}))), plain...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if r, err := InspectInitrd(data); err == nil && len(r.Files) > MaxEntries {
 			t.Fatal("more files than allowed")

@@ -20,6 +20,7 @@ var ErrNoFirmware = errors.New("the launch digest needs the firmware")
 type Report struct {
 	Compress    string
 	Files       []FileRecord
+	Microcode   []FileRecord   // of the archive in front
 	Modules     []string       // in load order
 	SimModules  []string       // of a simulator image
 	Config      *config.Config // nil with ConfigError
@@ -38,7 +39,11 @@ type Report struct {
 
 // InspectInitrd lists an initramfs that Build made.
 func InspectInitrd(initrd []byte) (*Report, error) {
-	data, kind, err := Decompress(initrd)
+	early, packed, err := splitEarly(initrd)
+	if err != nil {
+		return nil, err
+	}
+	data, kind, err := Decompress(packed)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +56,12 @@ func InspectInitrd(initrd []byte) (*Report, error) {
 		return nil, err
 	}
 	r := &Report{Compress: kind, Files: fileRecords(list), InitrdHash: sha256.Sum256(initrd)}
+	if early != nil {
+		if list, err = early.Entries(); err != nil {
+			return nil, err
+		}
+		r.Microcode = fileRecords(list)
+	}
 	_, r.Debug = a.Get(debugPath)
 	_, r.Simulator = a.Get(simDevicePath)
 	r.Modules, r.SimModules = readLines(a, modulesPath), readLines(a, simModulesPath)
@@ -123,6 +134,7 @@ func (r *Report) compareOutputs(files [3][]byte) {
 func (r *Report) compareContents() {
 	rec := r.Record
 	r.differ("compression", r.Compress, rec.Compress)
+	r.differ("microcode", r.Microcode, rec.Microcode)
 	r.differ("debug", r.Debug, rec.Debug)
 	r.differ("simulator", r.Simulator, rec.Simulator)
 	var stage1 *Stage1

@@ -26,6 +26,9 @@ type Manifest struct {
 	Compress     string   `json:"compress,omitempty"`     // zstd (default), xz, gzip, none
 	Small        bool     `json:"small,omitempty"`        // zstd at its best level
 
+	Microcode   []string `json:"microcode,omitempty"`    // files of AMD or Intel, for an uncompressed archive in front
+	FirmwareDir string   `json:"firmware_dir,omitempty"` // .../lib/firmware, for what the modules name
+
 	SimDevice string `json:"sim_device,omitempty"` // makes a simulator image with this binary
 	Debug     bool   `json:"debug,omitempty"`      // adds a shell; needs Busybox
 	Busybox   string `json:"busybox,omitempty"`
@@ -64,11 +67,14 @@ func ParseManifest(data []byte, dir string) (*Manifest, error) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
-	for _, p := range []*string{&m.Kernel, &m.ModulesDir, &m.Guest, &m.Config, &m.Verity, &m.SimDevice, &m.Busybox, &m.Firmware} {
+	for _, p := range []*string{&m.Kernel, &m.ModulesDir, &m.Guest, &m.Config, &m.Verity, &m.SimDevice, &m.Busybox, &m.Firmware, &m.FirmwareDir} {
 		rel(p)
 	}
 	for i := range m.Certificates {
 		rel(&m.Certificates[i])
+	}
+	for i := range m.Microcode {
+		rel(&m.Microcode[i])
 	}
 	for i := range m.Files {
 		rel(&m.Files[i].Source)
@@ -160,14 +166,14 @@ func (m *Manifest) Override(o *Manifest) {
 	for _, p := range []struct{ to, from *string }{
 		{&m.Kernel, &o.Kernel}, {&m.ModulesDir, &o.ModulesDir}, {&m.Guest, &o.Guest}, {&m.Config, &o.Config},
 		{&m.Append, &o.Append}, {&m.Compress, &o.Compress}, {&m.SimDevice, &o.SimDevice}, {&m.Busybox, &o.Busybox},
-		{&m.Firmware, &o.Firmware}, {&m.Verity, &o.Verity}, {&m.VCPUType, &o.VCPUType}, {&m.Product, &o.Product}, {&m.VMM, &o.VMM},
+		{&m.Firmware, &o.Firmware}, {&m.Verity, &o.Verity}, {&m.FirmwareDir, &o.FirmwareDir}, {&m.VCPUType, &o.VCPUType}, {&m.Product, &o.Product}, {&m.VMM, &o.VMM},
 	} {
 		if *p.from != "" {
 			*p.to = *p.from
 		}
 	}
 	for _, p := range []struct{ to, from *[]string }{
-		{&m.Modules, &o.Modules}, {&m.Applets, &o.Applets}, {&m.Certificates, &o.Certificates},
+		{&m.Modules, &o.Modules}, {&m.Applets, &o.Applets}, {&m.Certificates, &o.Certificates}, {&m.Microcode, &o.Microcode},
 	} {
 		if *p.from != nil {
 			*p.to = *p.from

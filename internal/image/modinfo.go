@@ -40,6 +40,7 @@ func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
 type ModInfo struct {
 	Depends  []string // needed, by name
 	SoftPre  []string // wanted before, where they exist
+	Firmware []string // files that its devices may want
 	VerMagic string   // kernel release, then its build options
 }
 
@@ -79,6 +80,10 @@ func parseModInfo(name string, raw []byte) (*ModInfo, error) {
 			}
 		case "softdep":
 			info.SoftPre = append(info.SoftPre, softPre(value)...)
+		case "firmware":
+			if value != "" {
+				info.Firmware = append(info.Firmware, value)
+			}
 		case "vermagic":
 			info.VerMagic = value
 		}

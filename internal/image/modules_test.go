@@ -117,7 +117,7 @@ func TestClosure(t *testing.T) {
 func TestModInfoRefuses(t *testing.T) {
 	good := imagetest.Module("depends=a,b-c", "vermagic=1.2 SMP")
 	info, err := ParseModInfo("x.ko", good)
-	if err != nil || fmt.Sprint(*info) != "{[a b_c] [] 1.2 SMP}" {
+	if err != nil || fmt.Sprint(*info) != "{[a b_c] [] [] 1.2 SMP}" {
 		t.Fatalf("%v, %v", info, err)
 	}
 	for name, in := range map[string]struct {
@@ -217,7 +217,7 @@ func TestModulesUnpacked(t *testing.T) {
 		}
 		i := slices.IndexFunc(img.Record.Inputs, func(in Input) bool { return in.Name == "dm-mod.ko.xz" })
 		if i < 0 || img.Record.Inputs[i].SHA256 != outputOf(small).SHA256 ||
-			img.Record.Inputs[i].inModules(imagetest.Release) != "kernel/drivers/md/dm-mod.ko.xz" {
+			img.Record.Inputs[i].inFolder(imagetest.Release) != "kernel/drivers/md/dm-mod.ko.xz" {
 			t.Errorf("%q: inputs %+v", compression, img.Record.Inputs)
 		}
 	}

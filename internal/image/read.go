@@ -24,25 +24,34 @@ var ErrForeign = errors.New("not an archive as mkimage writes it")
 // archive gives the same bytes when it is written again. Contents share memory
 // with data. Memory is bounded by the input and MaxEntries.
 func ReadArchive(data []byte) (*Archive, error) {
+	a, n, err := readArchive(data)
+	if err == nil && n != len(data) {
+		err = fmt.Errorf("%w: %d bytes after the trailer", ErrForeign, len(data)-n)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// readArchive also says where the archive ends.
+func readArchive(data []byte) (*Archive, int, error) {
 	a := &Archive{entries: map[string]Entry{}}
 	last := ""
 	for pos, n := 0, 0; ; n++ {
 		if n > MaxEntries {
-			return nil, fmt.Errorf("%w: more than %d entries", ErrForeign, MaxEntries)
+			return nil, 0, fmt.Errorf("%w: more than %d entries", ErrForeign, MaxEntries)
 		}
 		h, name, body, next, err := readRecord(data, pos)
 		if err != nil {
-			return nil, fmt.Errorf("%w: record %d at byte %d: %w", ErrForeign, n+1, pos, err)
+			return nil, 0, fmt.Errorf("%w: record %d at byte %d: %w", ErrForeign, n+1, pos, err)
 		}
 		pos = next
 		if name == cpio.Trailer {
 			if h != (newcFields{nlink: 1, namesize: h.namesize}) {
-				return nil, fmt.Errorf("%w: the trailer has fields set", ErrForeign)
+				return nil, 0, fmt.Errorf("%w: the trailer has fields set", ErrForeign)
 			}
-			if pos != len(data) {
-				return nil, fmt.Errorf("%w: %d bytes after the trailer", ErrForeign, len(data)-pos)
-			}
-			return a, a.checkParents()
+			return a, pos, a.checkParents()
 		}
 		if n == 0 {
 			a.MTime = h.mtime
@@ -59,7 +68,7 @@ func ReadArchive(data []byte) (*Archive, error) {
 			err = e.check()
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrForeign, err)
+			return nil, 0, fmt.Errorf("%w: %w", ErrForeign, err)
 		}
 		last = name
 		a.entries[name] = e

@@ -14,11 +14,13 @@ type Recipe struct {
 	Modules []string `json:"modules,omitempty"` // names, "default" for the default set; absent = none
 	Applets []string `json:"applets"`
 	Small   bool     `json:"small,omitempty"`
-	Files   []string `json:"files,omitempty"` // paths in the image that -file made, folders and symlinks too
+
+	FirmwareDir bool     `json:"firmware_dir,omitempty"` // there was one
+	Files       []string `json:"files,omitempty"`        // paths in the image that -file made, folders and symlinks too
 }
 
 func recipeOf(m *Manifest) *Recipe {
-	r := &Recipe{Modules: m.Modules, Applets: m.Applets, Small: m.Small}
+	r := &Recipe{Modules: m.Modules, Applets: m.Applets, Small: m.Small, FirmwareDir: m.FirmwareDir != ""}
 	if r.Modules == nil {
 		r.Modules = []string{"default"}
 	}
@@ -33,12 +35,13 @@ var ErrNoRecipe = errors.New("the record does not say how the image was built")
 
 // manifest puts the record's manifest together again from found inputs. stage
 // gives the path of an input under its recorded name.
-func (r *Record) manifest(stage func(in Input) (string, error), modulesDir string) (*Manifest, error) {
+func (r *Record) manifest(stage func(in Input) (string, error), modulesDir, firmwareDir string) (*Manifest, error) {
 	if r.Recipe == nil || r.Measurement == nil {
 		return nil, ErrNoRecipe
 	}
 	m := &Manifest{
-		ModulesDir: modulesDir, Modules: append([]string{}, r.Recipe.Modules...), Applets: r.Recipe.Applets, Append: r.Cmdline, Compress: r.Compress, Small: r.Recipe.Small,
+		FirmwareDir: firmwareDir,
+		ModulesDir:  modulesDir, Modules: append([]string{}, r.Recipe.Modules...), Applets: r.Recipe.Applets, Append: r.Cmdline, Compress: r.Compress, Small: r.Recipe.Small,
 		Debug: r.Debug, VCPUs: r.Measurement.VCPUs, VCPUType: r.Measurement.VCPUType,
 		GuestFeatures: r.Measurement.GuestFeatures, VMM: r.Measurement.VMM,
 	}
@@ -68,6 +71,8 @@ func (r *Record) manifest(stage func(in Input) (string, error), modulesDir strin
 			m.Firmware = at
 		case "certificate":
 			m.Certificates = append(m.Certificates, at)
+		case "microcode":
+			m.Microcode = append(m.Microcode, at)
 		case "file":
 			files[in.Path] = at
 		default:
@@ -124,13 +129,20 @@ func parseModeString(s string) (uint32, error) {
 	return 0, fmt.Errorf("mode %.20q is none", s)
 }
 
-// found says that an input lies in the modules' folder, where its path says.
-func (in Input) found() bool { return in.Role == "module" || in.Role == "builtin" }
+// found says that an input lies in the modules' or the firmware's folder, where
+// its path says.
+func (in Input) found() bool { return in.ofKernel() || in.Role == roleFirmware }
 
-// inModules is the path of such an input below the modules' folder.
-func (in Input) inModules(release string) string {
-	if in.Role == "builtin" {
+func (in Input) ofKernel() bool { return in.Role == "module" || in.Role == "builtin" }
+
+// inFolder is the path of such an input below its folder.
+func (in Input) inFolder(release string) string {
+	switch in.Role {
+	case "builtin":
 		return builtinName
+	case roleFirmware:
+		rel, _ := strings.CutPrefix(in.Path, "/"+firmwarePath+"/")
+		return rel
 	}
 	rel, _ := strings.CutPrefix(in.Path, "/lib/modules/"+release+"/")
 	return path.Join(path.Dir(rel), in.Name) // in the image it may lie unpacked
@@ -146,8 +158,8 @@ func (r *Record) checkInputs() error {
 			return fmt.Errorf("%w: input %.80q is no plain name", ErrNoRecipe, in.Name)
 		}
 		if in.found() {
-			if _, err := CleanPath(in.inModules(r.KernelRelease)); err != nil {
-				return fmt.Errorf("%w: module at %.80q", ErrNoRecipe, in.Path)
+			if _, err := CleanPath(in.inFolder(r.KernelRelease)); err != nil {
+				return fmt.Errorf("%w: %s at %.80q", ErrNoRecipe, in.Role, in.Path)
 			}
 		}
 	}

@@ -38,7 +38,8 @@ type Record struct {
 	SimModules      []string     `json:"sim_modules,omitempty"`
 	Recipe          *Recipe      `json:"recipe,omitempty"`
 	Inputs          []Input      `json:"inputs"`
-	Files           []FileRecord `json:"files"` // of the initramfs
+	Files           []FileRecord `json:"files"`               // of the initramfs
+	Microcode       []FileRecord `json:"microcode,omitempty"` // of the archive in front of it
 	Outputs         Outputs      `json:"outputs"`
 	Measurement     *Measurement `json:"measurement"`
 }
@@ -52,7 +53,7 @@ type Tool struct {
 
 // Input is one file that was read.
 type Input struct {
-	Role   string `json:"role"`           // kernel, module, builtin, guest, config, verity, certificate, file, sim-device, busybox, firmware
+	Role   string `json:"role"`           // kernel, module, builtin, guest, config, verity, certificate, file, sim-device, busybox, microcode, module-firmware, firmware
 	Name   string `json:"name"`           // the file's base name
 	Path   string `json:"path,omitempty"` // in the image
 	Size   int64  `json:"size"`           // bytes

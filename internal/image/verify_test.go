@@ -26,6 +26,8 @@ func everything(t testing.TB) (string, *Manifest) {
 	m.Modules, m.Applets = []string{"default", "virtio_console"}, []string{"init", "explain"}
 	m.Certificates = []string{certificate(t, dir)}
 	m.Files = []File{{Path: "/opt", Source: dir + "/tree"}, {Path: "/etc/x", Source: dir + "/tree/b", Mode: "4711"}, {Path: "/etc/same", Source: dir + "/tree/b"}}
+	ok(t, os.WriteFile(dir+"/amd.bin", amdMicrocode(5), 0o644), os.Mkdir(dir+"/fw", 0o755))
+	m.Microcode, m.FirmwareDir = []string{dir + "/amd.bin"}, dir+"/fw"
 	m.Compress, m.SimDevice, m.Debug, m.Busybox = Gzip, dir+"/sim-device", true, dir+"/busybox"
 	m.Firmware, m.VCPUs, m.VCPUType, m.Product, m.GuestFeatures, m.VMM = dir+"/firmware", 3, "EPYC-Genoa", "Genoa", 0x21, "qemu"
 	return dir, m
@@ -166,7 +168,7 @@ func FuzzRecord(f *testing.F) {
 				t.Fatalf("name %q", in.Name)
 			}
 			return "/stage/" + in.Name, nil
-		}, "/modules")
+		}, "/modules", "")
 		if err == nil {
 			_ = m.Check()
 		}
