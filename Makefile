@@ -2,7 +2,7 @@
 # scripts/setup.sh for the Debian packages that they install when root.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: build deb demo scenario1 test test-long bench bench-boot bench-certify bench-luks setup setup-test clean fmt
+.PHONY: build deb demo scenario1 test test-long bench bench-boot bench-certify bench-luks bench-measure setup setup-test clean fmt
 
 # The same bytes wherever the tree lies: no paths, no cgo, no VCS stamp.
 GOBUILD := CGO_ENABLED=0 GOFLAGS= go build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
@@ -64,6 +64,11 @@ bench-boot: setup-test
 # Opening and writing disks, against cryptsetup and cp.
 bench-luks: setup-test
 	@bench/luks.sh
+
+# Launch digests, against sev-snp-measure (REFERENCE=its path) and a bare SHA-256.
+bench-measure:
+	@. scripts/lib.sh && check_go
+	@REFERENCE=$(REFERENCE) bench/measure.sh
 
 fmt:
 	gofmt -w $$(git ls-files '*.go')

@@ -1,8 +1,11 @@
 package measure
 
-import "testing"
+import (
+	"crypto/sha256"
+	"testing"
+)
 
-// big is a launch of realistic size: 4 MiB firmware, 11 MB kernel, 50 MB
+// big is a launch of realistic size: 4 MiB firmware, 11.6 MB kernel, 50 MB
 // initramfs.
 func big(b *testing.B) Config {
 	b.Helper()
@@ -10,7 +13,7 @@ func big(b *testing.B) Config {
 	tail := SyntheticFirmware()
 	copy(fw[len(fw)-len(tail):], tail)
 	cfg := demo()
-	cfg.Firmware, cfg.Kernel, cfg.Initrd = fw, make([]byte, 11_000_000), make([]byte, 50_000_000)
+	cfg.Firmware, cfg.Kernel, cfg.Initrd = fw, make([]byte, 11_600_000), make([]byte, 50_000_000)
 	return cfg
 }
 
@@ -21,6 +24,15 @@ func BenchmarkDigest(b *testing.B) {
 		if _, err := SNP(cfg); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkFloor is the hash of the initramfs alone, which is one chain.
+func BenchmarkFloor(b *testing.B) {
+	initrd := big(b).Initrd
+	b.SetBytes(int64(len(initrd)))
+	for b.Loop() {
+		sha256.Sum256(initrd)
 	}
 }
 
@@ -66,6 +78,19 @@ func BenchmarkMatrix(b *testing.B) {
 	for b.Loop() {
 		if cells, err := Matrix(cfg, ax); err != nil || len(cells) != 100 {
 			b.Fatal(len(cells), err)
+		}
+	}
+}
+
+// BenchmarkAgainst is the longest search: a digest that no launch near has.
+func BenchmarkAgainst(b *testing.B) {
+	cfg, err := Prepare(big(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if f, err := Against(cfg, [48]byte{1}, 0); err != nil || f.Same {
+			b.Fatal(f, err)
 		}
 	}
 }

@@ -119,6 +119,7 @@ func (cfg *Config) otherHosts(n *neighbours) {
 	}
 	for _, h := range Hosts() {
 		switch {
+		case h == HostSVSMFCW && cfg.SVSM == nil: // without an SVSM it is linux-6.9
 		case vmm == QEMU && h != host:
 			n.add(ofHost, func(c *Config) { c.Host = h }, "-host %s (not %s)", h, host)
 		case vmm != QEMU:

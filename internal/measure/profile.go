@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// VMMs: who starts the VM and so fills the first VMSA.
+// VMMs: who starts the VM and so fills its VMSAs.
 const (
 	QEMU = "qemu" // QEMU with KVM
 	EC2  = "ec2"  // Amazon EC2
@@ -23,9 +23,13 @@ const (
 	// HostLinux68 is Linux before 6.9, and the SNP host trees of that time:
 	// MXCSR and FCW are zero, guest features default to 0x21 (DebugSwap on).
 	HostLinux68 = "linux-6.8"
-	// HostCR0NE is HostLinux69 with CR0.NE set in the first VMSA. At least one
-	// other tool expects that; no host was seen here that does it.
+	// HostCR0NE is HostLinux69 with CR0.NE set in the VMSAs. At least one other
+	// tool expects that; no host was seen here that does it.
 	HostCR0NE = "cr0-ne"
+	// HostSVSMFCW is HostLinux69, and under an SVSM FCW has its reset value too.
+	// KVM takes MXCSR and FCW from one reset state, so that is likely; the
+	// reference tool has FCW 0 there, and HostLinux69 follows it.
+	HostSVSMFCW = "svsm-fcw"
 )
 
 const (
@@ -33,7 +37,7 @@ const (
 	featureDebugSwap = 0x20 // bit 5, DebugVirtualization
 )
 
-// profile is how a VMM (and a host's KVM) fills the first VMSA.
+// profile is how a VMM (and a host's KVM) fills the VMSAs of a launch.
 type profile struct {
 	cloud         bool // no kernel of the user's is started, so none is covered
 	bspCS, ss, tr uint16
@@ -42,6 +46,7 @@ type profile struct {
 	rdx           uint64
 	mxcsr         uint32
 	fcw           uint16
+	svsmFCW       uint16
 	cr0           uint64 // bits on top of CR0.ET
 	features      uint64 // default guest features
 	secMemory     PageType
@@ -59,6 +64,7 @@ const (
 var qemuHosts = map[string]profile{
 	HostLinux69: {bspCS: 0x9b, ss: 0x93, tr: 0x8b, gpat: resetPAT, mxcsr: resetMXCSR, fcw: resetFCW, features: featureSNP, secMemory: PageZero},
 	HostLinux68: {bspCS: 0x9b, ss: 0x93, tr: 0x8b, gpat: resetPAT, features: featureSNP | featureDebugSwap, secMemory: PageZero},
+	HostSVSMFCW: {bspCS: 0x9b, ss: 0x93, tr: 0x8b, gpat: resetPAT, mxcsr: resetMXCSR, fcw: resetFCW, svsmFCW: resetFCW, features: featureSNP, secMemory: PageZero},
 	HostCR0NE:   {bspCS: 0x9b, ss: 0x93, tr: 0x8b, gpat: resetPAT, mxcsr: resetMXCSR, fcw: resetFCW, cr0: cr0NE, features: featureSNP, secMemory: PageZero},
 }
 

@@ -88,9 +88,9 @@ func (p *profile) real(eip uint32, sig uint32, features uint64) *vmsaPage {
 	return v
 }
 
-// protected is a vCPU that starts an SVSM: flat 32-bit protected mode. FCW is
-// zero here even where MXCSR is not: so the vectors of the public reference
-// tool have it; no host was seen here that says whether it is so.
+// protected is a vCPU that starts an SVSM: flat 32-bit protected mode. But for
+// HostSVSMFCW, FCW is zero here even where MXCSR is not: so the reference tool has
+// it, which sets FCW by a name that its structure does not know.
 func (p *profile) protected(eip uint32, sig uint32, features uint64) *vmsaPage {
 	v := p.common(sig, features)
 	v.segment(vmsaCS, 8, 0xc9b, 0xffffffff, 0)
@@ -99,6 +99,6 @@ func (p *profile) protected(eip uint32, sig uint32, features uint64) *vmsaPage {
 	}
 	v.u64(vmsaCR0, cr0ET|p.cr0|1) // CR0.PE
 	v.u64(vmsaRIP, uint64(eip))
-	v.u16(vmsaFCW, 0)
+	v.u16(vmsaFCW, p.svsmFCW)
 	return v
 }
