@@ -147,7 +147,7 @@ func (b *builder) pack() ([]byte, [32]byte, error) {
 
 func (b *builder) addCmdline() (err error) {
 	if b.cfg.Mode == config.Stage1 {
-		b.rec.Cmdline, err = Stage1Cmdline(b.m.Append)
+		b.rec.Cmdline, err = Stage1Cmdline(b.m.Append, b.release)
 		return err
 	}
 	b.rec.Cmdline, err = Cmdline(b.m.Append)

@@ -23,6 +23,7 @@ var required = map[string]string{
 
 	"systemd.import_credentials": "the host would pass files, units and passwords to the real system",
 	"systemd.gpt_auto":           "the real system would use partitions that the host made",
+	"accept_memory":              "the bundle's kernel would be loaded into memory that the guest has not accepted",
 	"efi":                        "the real system would take options from the host's EFI variables",
 }
 
@@ -61,9 +62,14 @@ func Cmdline(appended string) (string, error) {
 // runs there that would read the host's EFI variables.
 const noRuntime = "efi=noruntime"
 
-// Stage1Cmdline is Cmdline for a stage 1, which has to be able to start another
-// kernel.
-func Stage1Cmdline(appended string) (string, error) {
+// eagerMemory has the kernel accept all memory of an SNP guest at its start, and
+// not when it is first used: before 6.15 a kernel is loaded into memory that was
+// not accepted yet, and dies there (caeb8ba598f0).
+const eagerMemory = "accept_memory=eager"
+
+// Stage1Cmdline is Cmdline for a stage 1, whose kernel of this release has to be
+// able to start another one.
+func Stage1Cmdline(appended, release string) (string, error) {
 	for _, word := range strings.Fields(appended) {
 		name := strings.ReplaceAll(strings.ReplaceAll(strings.ToLower(word), "-", "_"), "/", ".")
 		switch key, _, _ := strings.Cut(name, "="); {
@@ -73,7 +79,11 @@ func Stage1Cmdline(appended string) (string, error) {
 			return "", fmt.Errorf("%w: %q: a stage 1 has to start the bundle's kernel", ErrCmdline, word)
 		}
 	}
-	return completeCmdline(appended, slices.DeleteFunc(slices.Concat(config.Required, config.Recommended), func(w string) bool { return w == noRuntime }))
+	must := slices.DeleteFunc(slices.Concat(config.Required, config.Recommended), func(w string) bool { return w == noRuntime })
+	if atLeast(release, minKexec) && !atLeast(release, goodKexec) {
+		must = append(must, eagerMemory)
+	}
+	return completeCmdline(appended, must)
 }
 
 func completeCmdline(appended string, must []string) (string, error) {

@@ -17,7 +17,8 @@ type Stage1 struct {
 
 // An SNP guest can kexec from 6.13 on: commit 3074152e56c9 ("x86/sev: Convert
 // shared memory back to private on kexec") came with the pull request "x86/sev
-// for v6.13". 6.15 takes the other vCPUs' VMSA pages back as well (d2062cc1b1c3).
+// for v6.13". 6.15 takes the other vCPUs' VMSA pages back as well (d2062cc1b1c3),
+// and accepts the memory that the next kernel is loaded into (see eagerMemory).
 const (
 	minKexec  = "6.13"
 	goodKexec = "6.15"

@@ -84,6 +84,17 @@ func TestStage1Image(t *testing.T) {
 	if _, err := config.CheckCommandLine(img.Cmdline); err != nil {
 		t.Error(err)
 	}
+	m13 := stage1Inputs(t, "6.13.0-1-amd64")
+	if img := build(t, m13); !strings.Contains(img.Cmdline, " accept_memory=eager") {
+		t.Errorf("6.13: command line %q", img.Cmdline)
+	}
+	if img := build(t, stage1Inputs(t, "6.15.0")); strings.Contains(img.Cmdline, "accept_memory") {
+		t.Errorf("6.15: command line %q", img.Cmdline)
+	}
+	m13.Append = "accept_memory=lazy"
+	if _, err := Build(m13, Options{}); !errors.Is(err, ErrCmdline) {
+		t.Errorf("6.13 with %s: %v", m13.Append, err)
+	}
 	for _, word := range []string{"efi=noruntime", "noefi", "sysctl.kernel.kexec_load_disabled=1", "sysctl.kernel.kexec-load-disabled=1", "sysctl/kernel/kexec_load_disabled=1", "lockdown=integrity", "panic=0"} {
 		m.Append = word
 		if _, err := Build(m, Options{}); !errors.Is(err, ErrCmdline) {
