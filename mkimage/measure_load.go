@@ -54,10 +54,28 @@ func (f *measureFlags) loadRest(ctx context.Context, cfg *measure.Config, mode s
 		}
 		cfg.FirmwareChain = &chain
 	}
-	if f.kernel != "" {
-		cfg.KernelHash, err = hashFile(ctx, f.kernel)
+	if f.kernel == "" {
+		return nil
 	}
+	if cfg.UKI, err = isUKI(f.kernel); err != nil {
+		return err
+	}
+	cfg.KernelHash, err = hashFile(ctx, f.kernel)
 	return err
+}
+
+// isUKI says whether a kernel file is a unified kernel image.
+func isUKI(path string) (bool, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return false, fmt.Errorf("measuring: %w", err)
+	}
+	defer file.Close()
+	st, err := file.Stat()
+	if err != nil || !st.Mode().IsRegular() {
+		return false, err
+	}
+	return measure.UKI(file, st.Size())
 }
 
 // hashFile is the SHA-256 of a file. Reading runs ahead of hashing by a few

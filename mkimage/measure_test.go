@@ -14,6 +14,7 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/code"
 	"attestbox/internal/measure"
+	"attestbox/internal/measure/measuretest"
 	"attestbox/internal/testenv"
 )
 
@@ -66,6 +67,17 @@ func TestMeasureComplete(t *testing.T) {
 	if m.Digest != hexDigest || !m.Complete || m.Why != "" || m.VCPUSig != "0xa00f11" || m.GuestFeatures != "0x1" ||
 		m.Host != measure.HostLinux69 || *m.Append != "quiet" || len(m.Steps) != len(want.Steps) {
 		t.Errorf("json: %s", out)
+	}
+
+	for name, want := range map[string]bool{".initrd": true, ".osrel": false} {
+		file := dir + "/uki"
+		if err := os.WriteFile(file, measuretest.PE([]string{".linux", ".cmdline", name}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, talk, err = measureRun(t, "-ovmf", dir+"/fw", "-kernel", file, "-vcpu-type", "EPYC")
+		if (err == nil && talk == "") != want || (len(out) == 97) != want {
+			t.Errorf("unified kernel image with %s: %q, %q, %v", name, out, talk, err)
+		}
 	}
 
 	chain, _, err := measureRun(t, "-mode", "snp:ovmf-hash", "-ovmf", dir+"/fw")

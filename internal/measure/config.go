@@ -23,6 +23,7 @@ type Config struct {
 	Kernel     []byte
 	KernelHash *[32]byte
 	HasKernel  bool
+	UKI        bool // the kernel is what the function UKI says true of
 	// The initramfs, in the same way.
 	Initrd     []byte
 	InitrdHash *[32]byte

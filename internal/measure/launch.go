@@ -36,7 +36,7 @@ func SNP(cfg Config) (*Result, error) {
 	if hashes != nil {
 		r.Table = uint64(img.HashTableGPA)
 	}
-	r.Why = cover(hashes, g.profile)
+	r.Why = cover(hashes, g.profile, cfg.UKI)
 	r.Complete = r.Why == ""
 	return r, nil
 }
@@ -182,8 +182,9 @@ func (c *chain) sections(img *Image, p profile, hashes *Hashes) {
 }
 
 // cover says what of kernel, initramfs and command line is missing; "" is
-// nothing. The command line is always in the table, an empty one too.
-func cover(h *Hashes, p profile) string {
+// nothing. The command line is always in the table, an empty one too; a unified
+// kernel image has its own, and its own initramfs.
+func cover(h *Hashes, p profile, uki bool) string {
 	switch {
 	case h == nil:
 		return whyNoKernel
@@ -191,7 +192,7 @@ func cover(h *Hashes, p profile) string {
 		return whyCloud
 	case h.Kernel == nothing:
 		return whyEmpty
-	case h.Initrd == nothing:
+	case h.Initrd == nothing && !uki:
 		return whyNoInitrd
 	}
 	return ""

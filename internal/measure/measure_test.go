@@ -118,6 +118,29 @@ func TestComplete(t *testing.T) {
 	}
 }
 
+// A unified kernel image covers what else would be missing, and nothing more.
+func TestUKIComplete(t *testing.T) {
+	cfg := demo()
+	cfg.Kernel, cfg.Initrd, cfg.Append, cfg.UKI = []byte("a unified kernel image"), nil, "", true
+	if r := snp(t, cfg); !r.Complete || r.Why != "" {
+		t.Errorf("complete %v, %q", r.Complete, r.Why)
+	}
+	plain := cfg
+	plain.UKI = false
+	if r := snp(t, plain); r.Complete || r.Digest != snp(t, cfg).Digest {
+		t.Errorf("taken for a kernel: complete %v", r.Complete)
+	}
+	for _, change := range []func(*Config){
+		func(c *Config) { c.VMM = EC2 }, func(c *Config) { c.Kernel = []byte{} }, func(c *Config) { c.Kernel, c.UKI = nil, true },
+	} {
+		c := cfg
+		change(&c)
+		if r, err := SNP(c); err == nil && r.Complete {
+			t.Errorf("complete: %+v", c)
+		}
+	}
+}
+
 // Hashing beforehand gives the digest of hashing at once.
 func TestPrecomputed(t *testing.T) {
 	cfg := demo()
