@@ -16,6 +16,7 @@ import (
 	"attestbox/initramfs/config"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
+	"attestbox/internal/instanceid"
 	"attestbox/internal/platform"
 	"attestbox/internal/platform/sevguest"
 	"attestbox/internal/wire"
@@ -165,6 +166,11 @@ func (in *Init) bounded(ctx context.Context, steps func(context.Context) error) 
 
 // bootUp is everything that the boot's timeout bounds.
 func (in *Init) bootUp(ctx context.Context) error {
+	if id := in.cfg.Instance(); !id.IsZero() { // for programs that ask later
+		if err := instanceid.Write(in.path(instanceid.Path), id); err != nil {
+			return fmt.Errorf("keeping the instance ID: %w", err)
+		}
+	}
 	if err := in.prepare(ctx); err != nil {
 		return err
 	}

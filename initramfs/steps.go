@@ -64,7 +64,7 @@ type release struct {
 // client is whom to ask.
 func (in *Init) client(policy *x509.Certificate, p platform.Platform) client.Config {
 	return client.Config{
-		Servers: in.cfg.Servers, Pins: in.cfg.Pins, Policy: policy, Platform: p,
+		Servers: in.cfg.Servers, Pins: in.cfg.Pins, Policy: policy, Platform: p, Instance: in.cfg.Instance(),
 		Logf: func(format string, args ...any) { in.log.step("attest", format, args...) },
 	}
 }

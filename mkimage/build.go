@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -90,6 +92,7 @@ func addParts(fs *applet.FlagSet) *parts {
 	fs.Var(nameList{&set.Applets}, "applets", "`NAMES` of the guest's applets that get a symlink (default "+strings.Join(image.DefaultApplets, ",")+")")
 	fs.StringVar(&set.Config, "config", "", "configuration of init, `FILE` init.json")
 	fs.StringVar(&set.Verity, "verity", "", "write this record of mkimage disk -verity, a `FILE`, into the configuration's root")
+	fs.StringVar(&set.InstanceID, "instance-id", "", "make an image of one instance, for hosts that cannot set HOST_DATA: its ID, 64 `HEX` digits, or new")
 	fs.Var((*applet.Strings)(&set.Certificates), "cert", "certificate `FILE` for /etc/attestbox/certs; may be repeated")
 	fs.Var(&p.files, "file", "a further file or folder, `DST=SRC[:MODE]`; may be repeated")
 	fs.StringVar(&set.Append, "append", "", "kernel command line; the required parameters are added to it")
@@ -117,6 +120,11 @@ func (p *parts) read(fs *applet.FlagSet) (*image.Manifest, error) {
 			return nil, fs.Usage("-file: %v", err)
 		}
 		p.set.Files = append(p.set.Files, pf)
+	}
+	if p.set.InstanceID == "new" {
+		var id [32]byte
+		rand.Read(id[:])
+		p.set.InstanceID = hex.EncodeToString(id[:])
 	}
 	m, err := readManifest(p.manifest, &p.set)
 	if err != nil {
@@ -203,6 +211,9 @@ func summary(env *applet.Env, out string, r *image.Record, took time.Duration) {
 	p("initrd    %9d bytes  sha256 %s  (%s, %d entries, %d modules)", r.Outputs.Initrd.Size, r.Outputs.Initrd.SHA256, r.Compress, len(r.Files), len(r.Modules))
 	p("vmlinuz   %9d bytes  sha256 %s  (%s)", r.Outputs.Kernel.Size, r.Outputs.Kernel.SHA256, r.KernelRelease)
 	p("cmdline   %9d bytes  %s", r.Outputs.Cmdline.Size, r.Cmdline)
+	if r.InstanceID != "" {
+		p("instance  %s", r.InstanceID)
+	}
 	m := r.Measurement
 	firmware := "firmware " + m.Firmware.SHA256[:16]
 	if m.Synthetic {

@@ -173,6 +173,10 @@ func claimText(r *image.Report, list []claimed, from, to time.Time) string {
 		st := claim.Statement{Clause: claim.Clause{Subject: claim.Measurement{Digest: c.digest}, Verb: claim.IsTrusted}}
 		draft := claim.Claim{Statement: st, NotBefore: from, NotAfter: to}
 		p("%s", &draft)
+		if id := r.Config.Instance(); !id.IsZero() {
+			st.Clause = claim.Clause{Subject: claim.Measurement{Digest: c.digest, Instance: id.String()}, Verb: claim.TakesIDFromImage}
+			p("%s", &claim.Claim{Statement: st, NotBefore: from, NotAfter: to})
+		}
 	}
 	return b.String()
 }

@@ -133,6 +133,9 @@ func printConfig(p func(string, ...any), r *image.Report) {
 	c := r.Config
 	p("  mode     %s", c.Mode)
 	p("  servers  %s", strings.Join(c.Servers, " "))
+	if id := c.Instance(); !id.IsZero() {
+		p("  instance %s, and HOST_DATA must be zeros", id)
+	}
 	for _, pin := range c.Pins {
 		p("  pin      %s", pin)
 	}

@@ -62,7 +62,7 @@ func runLaunch(_ context.Context, env *applet.Env, args []string) error {
 	var f launchFlags
 	fs := env.Flags("-instance ID [-ovmf FILE] [flags] IMAGE", launchExample)
 	fs.StringVar(&f.ovmf, "ovmf", "", "the firmware `FILE` that the image was measured with")
-	fs.StringVar(&f.instance, "instance", "", "instance ID, 64 `HEX` digits, for HOST_DATA")
+	fs.StringVar(&f.instance, "instance", "", "instance ID, 64 `HEX` digits, for HOST_DATA; not needed where the image brings one")
 	fs.StringVar(&f.policyHex, "policy", "", "guest policy in `HEX` (default 0x30000, or the ID block's)")
 	fs.StringVar(&f.idBlockFile, "id-block", "", "ID block `FILE`, 96 bytes, from mkimage id-block")
 	fs.StringVar(&f.authFile, "id-auth", "", "its authentication `FILE`, 4096 bytes")
@@ -143,7 +143,7 @@ func (f *launchFlags) check(fs *applet.FlagSet) error {
 
 func (f *launchFlags) checkInstance(fs *applet.FlagSet) error {
 	if f.instance == "" {
-		return fs.Usage("-instance is missing: the ID that verifier add-instance printed")
+		return nil // the image may bring it
 	}
 	id, err := hex.DecodeString(strings.ToLower(f.instance))
 	if err != nil || len(id) != 32 {
@@ -168,6 +168,9 @@ func (f *launchFlags) open(env *applet.Env) error {
 		return err
 	}
 	f.report = r
+	if err := f.sourceOfID(); err != nil {
+		return err
+	}
 	m := r.Record.Measurement
 	switch {
 	case m.Synthetic && f.ovmf == "" && !f.simulated:
@@ -194,6 +197,20 @@ func (f *launchFlags) open(env *applet.Env) error {
 	}
 	if m.GuestFeatures != 1 {
 		fmt.Fprintf(env.Stderr, "%s: the image was measured with SEV_FEATURES %#x: the host's KVM must set these, QEMU's command line does not\n", env.Name, m.GuestFeatures)
+	}
+	return nil
+}
+
+// sourceOfID: HOST_DATA, or the image, never both.
+func (f *launchFlags) sourceOfID() error {
+	baked := f.report.Config.Instance()
+	switch {
+	case baked.IsZero() && f.hostData == [32]byte{}:
+		return applet.WithHint(applet.Usage("-instance is missing: the ID that verifier add-instance printed"), "for example: "+launchExample)
+	case !baked.IsZero() && f.hostData != [32]byte{} && f.hostData != [32]byte(baked):
+		return differs("the image brings the instance ID %s, -instance says %x", baked, f.hostData)
+	case !baked.IsZero():
+		f.hostData = [32]byte{} // zeros, or the guest refuses
 	}
 	return nil
 }

@@ -24,8 +24,11 @@ func (l *launch) qemu() []string {
 	m := l.report.Record.Measurement
 	b64 := base64.StdEncoding.EncodeToString
 	size := strconv.Itoa(l.memory) + "M"
-	guest := fmt.Sprintf("sev-snp-guest,id=sev0,cbitpos=%d,reduced-phys-bits=%d,kernel-hashes=on,policy=%#x,host-data=%s",
-		l.cbitpos, l.reducedBits, uint64(l.policy), b64(l.hostData[:]))
+	guest := fmt.Sprintf("sev-snp-guest,id=sev0,cbitpos=%d,reduced-phys-bits=%d,kernel-hashes=on,policy=%#x",
+		l.cbitpos, l.reducedBits, uint64(l.policy))
+	if l.hostData != [32]byte{} {
+		guest += ",host-data=" + b64(l.hostData[:])
+	}
 	if l.idBlock != nil {
 		guest += ",id-block=" + b64(l.idBlock) + ",id-auth=" + b64(l.idAuth)
 		if l.authorKey {

@@ -13,6 +13,7 @@ import (
 	"attestbox/internal/admission"
 	"attestbox/internal/code"
 	"attestbox/internal/cryptstore"
+	"attestbox/internal/instanceid"
 	"attestbox/internal/member"
 	"attestbox/internal/platform"
 	"attestbox/internal/seal"
@@ -64,7 +65,11 @@ func newVault(o *options, p platform.Platform) (*vault, error) {
 			return onefile.Open(o.store)
 		},
 		Sealer: func(ctx context.Context, share *secret.Bytes, _ []byte) (cryptstore.Sealer, error) {
-			return seal.New(ctx, seal.Config{Platform: p, Domain: domain, Share: share})
+			id, err := instanceid.Read(instanceid.Path)
+			if err != nil {
+				return nil, err
+			}
+			return seal.New(ctx, seal.Config{Platform: p, Domain: domain, Share: share, Instance: id})
 		},
 	}
 	return v, nil

@@ -10,6 +10,7 @@ import (
 
 	"attestbox/internal/applet"
 	"attestbox/internal/cryptstore"
+	"attestbox/internal/instanceid"
 	"attestbox/internal/platform/simenclave"
 	"attestbox/internal/recipient"
 	"attestbox/internal/seal"
@@ -152,7 +153,7 @@ func (c *call) sealer(ctx context.Context) (by cryptstore.Sealer, done func(), e
 		if e, err = simenclave.Open(c.platformKey); err == nil {
 			cfg.Platform = e
 		}
-	} else {
+	} else if cfg.Instance, err = instanceid.Read(instanceid.Path); err == nil {
 		cfg.Platform, err = c.snp()
 	}
 	if err != nil {

@@ -162,11 +162,11 @@ func (f *explainFlags) explain(v *claim.VerifiedPolicy, report string, now time.
 	if err != nil {
 		return fail(err)
 	}
-	ev, err := proof.FromSNP(verified, subject, f.role)
+	ev, err := proof.NewAuthorizer(v).FromSNP(verified, subject, f.role, nil, now)
 	if err != nil {
 		return fail(err)
 	}
-	p, err := proof.Prove(v, ev, now)
+	p, err := proof.Prove(v, ev.Evidence, now)
 	if err != nil {
 		x, err := fail(err)
 		if apErr == nil {

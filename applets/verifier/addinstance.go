@@ -39,6 +39,7 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	sf.Register(fs)
 	lf.register(fs)
 	id := fs.String("id", "", "instance ID, 64 `HEX` digits, or new; the host launches the VM with it as HOST_DATA")
+	source := fs.String("id-source", server.IDFromHostData, "`WHERE` the VM has its ID from: host-data, or image for one that brings it (mkimage build -instance-id)")
 	diskKey := fs.String("disk-key", "", "`FILE` with the LUKS key; - is stdin")
 	fs.Var(&headers, "header", "`FILE` with the disk's header record (JSON, from mkimage disk or unlock-luks record), or the disk image or a copy of its LUKS2 header; may be repeated")
 	fs.Var(&secrets, "secret", "further secret, `NAME=FILE`; may be repeated")
@@ -58,10 +59,14 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 		return err
 	case fs.NArg() > 0:
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
-	case *id == "":
+	case *source != server.IDFromHostData && *source != server.IDFromImage:
+		return fs.Usage("-id-source %q is neither %s nor %s", *source, server.IDFromHostData, server.IDFromImage)
+	case *id == "" && *source == server.IDFromHostData:
 		return fs.Usage("-id is missing (new makes one)")
 	case *ratchet && *bundleMin == 0:
 		return fs.Usage("-bundle-ratchet goes with -bundle-min")
+	case *id == "new" && *source == server.IDFromImage:
+		return fs.Usage("the image says the ID: leave -id out")
 	case *takeover && *quarantine:
 		return fs.Usage("-takeover and -quarantine exclude each other")
 	}
@@ -74,8 +79,13 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if inst.ID, err = parseID(*id); err != nil {
-		return fs.Usage("-id: %v", err)
+	if *id != "" {
+		if inst.ID, err = parseID(*id); err != nil {
+			return fs.Usage("-id: %v", err)
+		}
+	}
+	if *source == server.IDFromImage {
+		inst.IDSource = *source
 	}
 	switch {
 	case *domain != "" && admission.CheckDomain(*domain) != nil:
@@ -92,6 +102,9 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	}
 	if lf.stage1 && *bundleMin == 0 {
 		return fs.Usage("the image is a stage 1, which starts nothing without a bundle floor: -bundle-min VERSION")
+	}
+	if err := lf.checkSource(*source, &inst.ID); err != nil {
+		return err
 	}
 	sec := &server.Secrets{}
 	defer sec.Zero()
@@ -133,7 +146,11 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	for _, h := range inst.Headers {
 		fmt.Fprintf(env.Stderr, "LUKS header %s: %s, sectors of %d bytes, integrity %s\n", h.Digest, h.Cipher, h.SectorSize, h.Integrity)
 	}
-	fmt.Fprintf(env.Stderr, "registered; launch the VM with this HOST_DATA:\n")
+	if inst.FromImage() {
+		fmt.Fprintf(env.Stderr, "registered; the image brings this ID, launch the VM without HOST_DATA:\n")
+	} else {
+		fmt.Fprintf(env.Stderr, "registered; launch the VM with this HOST_DATA:\n")
+	}
 	fmt.Fprintln(env.Stdout, inst.ID)
 	return nil
 }
@@ -254,7 +271,9 @@ func readHeader(env *applet.Env, name string, key *secret.Bytes) (*wire.HeaderRe
 
 // instanceError gives the state's errors their codes and exits.
 func instanceError(id wire.Hex32, err error) error {
-	switch {
+	switch c, _ := code.Of(err); {
+	case c == code.InstanceSource:
+		return applet.WithHint(applet.Refused(c, fmt.Errorf("instance %s: %w", id, err)), "an image that brings an ID belongs to that instance alone; build another with: mkimage build -instance-id new")
 	case errors.Is(err, server.ErrInstanceExists):
 		return applet.WithHint(applet.Fail(code.InstanceExists, fmt.Errorf("instance %s: %w", id, err)), "verifier instance allow adds a launch digest to it")
 	case errors.Is(err, server.ErrDecommissioned):

@@ -138,6 +138,15 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if err := f.launch.refuseSynthetic(ctx, st); err != nil {
 		return err
 	}
+	if len(f.launch.brings) > 0 {
+		i, err := st.Instance(ctx, f.id)
+		if err != nil {
+			return instanceError(f.id, err)
+		}
+		if err := f.launch.checkSource(i.IDSource, &i.ID); err != nil {
+			return err
+		}
+	}
 	if err := verbs[verb](ctx, env, st, &f); err != nil {
 		return instanceError(f.id, err)
 	}
@@ -204,6 +213,9 @@ func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *ins
 	fmt.Fprintf(w, "registered   %s\n", stamp(i.Created))
 	if i.Decommissioned != 0 {
 		fmt.Fprintf(w, "refused      since %s, for good\n", stamp(i.Decommissioned))
+	}
+	if i.FromImage() {
+		fmt.Fprintf(w, "id-source    image: HOST_DATA must be zeros\n")
 	}
 	for _, m := range i.Measurements {
 		fmt.Fprintf(w, "launch       %s\n             %s\n", m.Digest, m.Source)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"attestbox/internal/image"
 	"attestbox/internal/measure"
 	"attestbox/internal/server"
+	"attestbox/internal/wire"
 )
 
 // maxFirmware and maxCmdline bound what is read to measure; kernel and
@@ -39,8 +41,9 @@ type launchFlags struct {
 	idKey, imageID, familyID string
 	minSVN                   uint64
 
-	synthetic bool // measurements computed a digest over the synthetic firmware
-	stage1    bool // an image says that it starts bundles
+	synthetic bool         // measurements computed a digest over the synthetic firmware
+	stage1    bool         // an image says that it starts bundles
+	brings    []wire.Hex32 // the ID that each initramfs measured brings; zeros for none
 }
 
 func (l *launchFlags) register(fs *applet.FlagSet) {
@@ -135,7 +138,7 @@ func (l *launchFlags) measurements() ([]server.Measurement, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := refuseDebug(l.initrd); err != nil {
+	if err := l.look(l.initrd); err != nil {
 		return nil, err
 	}
 	for d := range want {
@@ -146,9 +149,11 @@ func (l *launchFlags) measurements() ([]server.Measurement, error) {
 	return append(out, server.Measurement{Digest: got, Source: fmt.Sprintf("computed from %s, %s and a command line of %d bytes", filepath.Base(l.kernel), filepath.Base(l.initrd), len(l.append))}), nil
 }
 
-// refuseDebug refuses an initramfs with mkimage's mark of a debug image, whatever
-// the record says. One that mkimage did not make is the owner's business.
-func refuseDebug(initrd string) error {
+// look refuses an initramfs with mkimage's mark of a debug image, whatever the
+// record says, and notes the instance ID that it brings. One that mkimage did
+// not make is the owner's business, and brings none.
+func (l *launchFlags) look(initrd string) error {
+	l.brings = append(l.brings, wire.Hex32{})
 	f, err := os.Open(initrd)
 	if err != nil {
 		return err
@@ -161,8 +166,35 @@ func refuseDebug(initrd string) error {
 	if err != nil {
 		return fmt.Errorf("reading %q: %w", initrd, err)
 	}
-	if r, err := image.InspectInitrd(b); err == nil && r.Debug {
+	r, err := image.InspectInitrd(b)
+	if err != nil {
+		return nil
+	}
+	if r.Config != nil {
+		l.brings[len(l.brings)-1] = r.Config.Instance()
+	}
+	if r.Debug {
 		return applet.Refused(code.MeasurementIncomplete, fmt.Errorf("initramfs %q has a debug shell and must never be trusted", initrd))
+	}
+	return nil
+}
+
+// checkSource refuses images that do not have the instance ID from where the
+// instance's record says. zeros as id takes the one ID that the images bring.
+func (l *launchFlags) checkSource(source string, id *wire.Hex32) error {
+	for _, b := range l.brings {
+		switch {
+		case source != server.IDFromImage && !b.IsZero():
+			return applet.WithHint(applet.Refused(code.InstanceSource, fmt.Errorf("an image brings the instance ID %s, and this instance has its from HOST_DATA", b)),
+				"register the image's own instance: verifier add-instance -id-source image -image DIR")
+		case source != server.IDFromImage:
+		case b.IsZero():
+			return applet.WithHint(applet.Refused(code.InstanceSource, errors.New("an image brings no instance ID")), "build it with: mkimage build -instance-id new")
+		case id.IsZero():
+			*id = b
+		case b != *id:
+			return applet.Refused(code.InstanceSource, fmt.Errorf("an image brings the instance ID %s, want %s", b, *id))
+		}
 	}
 	return nil
 }
@@ -290,7 +322,7 @@ func (l *launchFlags) fromImage(dir string) (none server.Measurement, err error)
 	if err != nil {
 		return none, err
 	}
-	if err := refuseDebug(initrd); err != nil {
+	if err := l.look(initrd); err != nil {
 		return none, err
 	}
 	if got != m.LaunchDigest {

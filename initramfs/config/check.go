@@ -56,6 +56,9 @@ func (c *Config) checkCommon() error {
 	if err := c.checkServers(); err != nil {
 		return err
 	}
+	if c.InstanceID != nil && c.InstanceID.IsZero() {
+		return errors.New("instance_id: zeros are refused everywhere")
+	}
 	if c.MinTime < 0 || c.MinTime > 1<<33 {
 		return fmt.Errorf("min_time %d is not a time in Unix seconds", c.MinTime)
 	}

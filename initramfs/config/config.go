@@ -65,6 +65,10 @@ type Config struct {
 	Timeout Duration `json:"timeout,omitempty"`
 	// OnFailure is what happens after a failed boot.
 	OnFailure OnFailure `json:"on_failure,omitzero"`
+	// InstanceID is the ID of the one instance that this image is of, for hosts
+	// that cannot set HOST_DATA: that must then be zeros. Absent: the ID is
+	// HOST_DATA.
+	InstanceID *wire.Hex32 `json:"instance_id,omitempty"`
 	// MinTime is the floor of the clock, in Unix seconds: the image's build time.
 	MinTime int64 `json:"min_time,omitempty"`
 	// Root is the root disk, in SwitchRoot mode only.
@@ -76,6 +80,14 @@ type Config struct {
 	// State is where programs keep data in Run mode. In SwitchRoot mode it is an
 	// encrypted disk beside a verity root.
 	State *State `json:"state,omitempty"`
+}
+
+// Instance is InstanceID, zeros where the image brings none.
+func (c *Config) Instance() wire.Hex32 {
+	if c.InstanceID == nil {
+		return wire.Hex32{}
+	}
+	return *c.InstanceID
 }
 
 // Methods of Network.

@@ -17,6 +17,9 @@ type Expect struct {
 	ReportData *[64]byte
 	// HostData is the instance ID; zeros are refused.
 	HostData *[32]byte
+	// NoHostData wants zeros in its place: the image brings its instance ID, and
+	// the caller has shown which by the launch digest. HostData is then nil.
+	NoHostData bool
 }
 
 // Result is the decision with its reasons.
@@ -233,7 +236,10 @@ func (a *appraisal) idBlock() {
 func (a *appraisal) identity(e Expect) {
 	r := a.r
 	a.measurement()
-	if e.HostData == nil {
+	if e.NoHostData {
+		ok := r.HostData == [32]byte{} && e.HostData == nil
+		a.check(ok, code.HostDataMismatch, "HOST_DATA", fmt.Sprintf("%x", r.HostData), "zeros: the image brings the instance ID")
+	} else if e.HostData == nil {
 		a.state("HOST_DATA", fmt.Sprintf("%x", r.HostData), "no instance ID to compare with")
 	} else {
 		ok := r.HostData == *e.HostData && r.HostData != [32]byte{}

@@ -129,6 +129,10 @@ func (c *Claim) CheckForPolicy(policyKey Key) error {
 		return checkRequirement(cl.Subject.(Platform))
 	case SpeaksFor, IsEnvironment, EnvironmentPlatformIsTrusted, EnvironmentMeasurementIsTrusted:
 		return fmt.Errorf("%s is what evidence shows, not what a policy says", cl.Verb)
+	case TakesIDFromImage:
+		if m := cl.Subject.(Measurement); m.Instance == "" || len(m.Digest) != 96 {
+			return fmt.Errorf("%s is said of a launch digest, with-instance[...] of the ID that its image brings", cl.Verb)
+		}
 	case MaySucceed:
 		// The versions of an image may succeed each other.
 		if cl.Subject.kind() == kindMeasurement && cl.Subject.String() == cl.Object.String() {

@@ -284,10 +284,16 @@ func (r *reader) finish() error {
 	if alg := r.scope.speaker.Alg; alg == P256 {
 		return fmt.Errorf("a policy key is ed25519, p384 or rsa, not %s", alg)
 	}
-	revokedSerial := map[Serial]bool{}
+	revokedSerial, brings := map[Serial]bool{}, map[string]string{}
 	for _, c := range r.p.Claims() {
 		if s, ok := c.Statement.Clause.Subject.(Serial); ok {
 			revokedSerial[s] = true
+		}
+		if m, ok := c.Statement.Clause.Subject.(Measurement); ok && c.Statement.Clause.Verb == TakesIDFromImage {
+			if id := brings[m.Digest]; id != "" && id != m.Instance {
+				return fmt.Errorf("an image brings one ID: Measurement[%s...] cannot bring both %s and %s", m.Digest[:16], id, m.Instance)
+			}
+			brings[m.Digest] = m.Instance
 		}
 	}
 	for _, c := range r.p.Claims() {

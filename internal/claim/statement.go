@@ -24,7 +24,10 @@ const (
 	MayWrite                        Verb = "may-write"
 	MaySucceed                      Verb = "may-succeed"
 	MayNominate                     Verb = "may-nominate"
-	IsRevoked                       Verb = "is-revoked"
+	// TakesIDFromImage is said of a measurement with its instance: the image
+	// brings that ID, so the measurement proves it, and HOST_DATA is zeros.
+	TakesIDFromImage Verb = "takes-id-from-image"
+	IsRevoked        Verb = "is-revoked"
 )
 
 // verbs says what each verb stands between; a verb without objects has none.
@@ -43,6 +46,7 @@ var verbs = map[Verb]struct{ subject, object kinds }{
 	MayWrite:                        {kindMeasurement | kindImage, kindSecret},
 	MaySucceed:                      {kindMeasurement | kindImage, kindMeasurement | kindImage},
 	MayNominate:                     {kindMeasurement | kindImage, 0},
+	TakesIDFromImage:                {kindMeasurement, 0},
 	IsRevoked:                       {kindKey | kindMeasurement | kindChip | kindSerial | kindCertificate, 0},
 }
 

@@ -26,7 +26,7 @@ func Approve(ctx context.Context, cfg Config, bundle wire.Hex32, version uint64)
 	if err != nil {
 		return nil, err
 	}
-	me, err := learn(ctx, cfg.Platform)
+	me, err := learn(ctx, &cfg)
 	if err != nil {
 		return nil, err
 	}

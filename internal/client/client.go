@@ -45,6 +45,9 @@ type Config struct {
 	Pins     []wire.Pin
 	Policy   *x509.Certificate // the domain's, pinned by the image
 	Platform platform.Platform
+	// Instance is the ID that the measured image brings; HOST_DATA must then be
+	// zeros. Zeros here: the ID is HOST_DATA.
+	Instance wire.Hex32
 	Logf     func(format string, args ...any) // progress; may be nil
 
 	// Now is the clock that dates are judged by, never below the floor that

@@ -26,7 +26,7 @@ const (
 // Release is what the verifier gave. Its owner calls Close.
 type Release struct {
 	Payload  *wire.Payload
-	ID       wire.Hex32 // the instance ID, from HOST_DATA
+	ID       wire.Hex32 // the instance ID, from HOST_DATA or the image
 	ReportID wire.Hex32 // REPORT_ID of this VM's life
 	Exchange wire.ExchangeID
 	Server   string // the address that answered
@@ -58,10 +58,12 @@ func (r *Release) drop() {
 type identity struct{ id, reportID wire.Hex32 }
 
 // learn asks the platform for a report of no use to anybody else and reads
-// HOST_DATA and REPORT_ID from it. It is not verified: a host that fakes it
+// HOST_DATA and REPORT_ID from it. The ID is HOST_DATA, or the image's where it
+// brings one; never both. The report is not verified: a host that fakes it
 // gains a refusal, because the verifier compares with a signed one.
-func learn(ctx context.Context, p platform.Platform) (identity, error) {
+func learn(ctx context.Context, cfg *Config) (identity, error) {
 	var me identity
+	p := cfg.Platform
 	data := wire.LearnIDReportData()
 	ev, err := askReport(ctx, p, data)
 	if err != nil {
@@ -75,6 +77,13 @@ func learn(ctx context.Context, p platform.Platform) (identity, error) {
 	}
 	copy(me.id[:], ev.Report[offHostData:])
 	copy(me.reportID[:], ev.Report[offReportID:])
+	switch {
+	case cfg.Instance.IsZero():
+	case !me.id.IsZero():
+		return me, code.Wrap(code.HostDataSet, fmt.Errorf("%w: HOST_DATA is %s, and this image brings its instance ID, %s", ErrRefused, me.id, cfg.Instance))
+	default:
+		me.id = cfg.Instance
+	}
 	if me.id.IsZero() {
 		return me, code.Wrap(code.IDZero, fmt.Errorf("%w: HOST_DATA is all zeros, so this VM has no instance ID", ErrRefused))
 	}
@@ -109,7 +118,7 @@ func Launch(ctx context.Context, cfg Config) (*Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	me, err := learn(ctx, cfg.Platform)
+	me, err := learn(ctx, &cfg)
 	if err != nil {
 		return nil, err
 	}

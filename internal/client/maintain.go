@@ -39,7 +39,7 @@ func Maintain(ctx context.Context, cfg Config, purpose string) (*Maintenance, er
 	if err != nil {
 		return nil, err
 	}
-	me, err := learn(ctx, cfg.Platform)
+	me, err := learn(ctx, &cfg)
 	if err != nil {
 		return nil, err
 	}

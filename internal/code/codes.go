@@ -19,6 +19,7 @@ const (
 	Unreachable     Code = "unreachable"
 	PinMismatch     Code = "pin-mismatch"
 	IDZero          Code = "id-zero"
+	HostDataSet     Code = "host-data-set"
 	ServerUntrusted Code = "server-untrusted"
 
 	// certify, keys and tunnels, seen by a member of the domain
@@ -181,6 +182,7 @@ const (
 	InstanceDecommissioned Code = "instance-decommissioned"
 	InstanceExists         Code = "instance-exists"
 	InstanceUnknown        Code = "instance-unknown"
+	InstanceSource         Code = "instance-source"
 	BundleFloor            Code = "bundle-floor"
 	BundleSecond           Code = "bundle-second"
 	BundleUnapproved       Code = "bundle-unapproved"
@@ -253,6 +255,7 @@ var table = map[Code]string{
 	LaunchLater:     "the verifier asks to come back later",
 	Unreachable:     "no verifier could be reached in time",
 	PinMismatch:     "the verifier's key is not the one that the image pins",
+	HostDataSet:     "HOST_DATA is set, and the image brings its instance ID",
 	IDZero:          "the report's HOST_DATA holds no instance ID",
 	ServerUntrusted: "policy does not trust the server's key for the role that it was asked in",
 
@@ -402,6 +405,7 @@ var table = map[Code]string{
 	CollateralMissing:      "no certificate is at hand for the key that signed the report",
 	InstanceDecommissioned: "the instance is decommissioned, and its ID is refused for good",
 	InstanceExists:         "an instance with this ID exists already",
+	InstanceSource:         "the image does not have its instance ID from where the instance's record says",
 	InstanceUnknown:        "no instance with this ID is registered",
 	BundleFloor:            "the version of the bundle is below the instance's floor",
 	BundleSecond:           "another bundle was approved for this boot",

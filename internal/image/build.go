@@ -255,8 +255,17 @@ func (b *builder) addConfig() error {
 			return err
 		}
 	}
+	if b.m.InstanceID != "" {
+		if data, err = withInstanceID(data, b.m.InstanceID); err != nil {
+			return fmt.Errorf("configuration %q: %w", b.m.Config, err)
+		}
+	}
 	if b.cfg, err = config.Parse(data); err != nil {
 		return fmt.Errorf("configuration %q: %w", b.m.Config, err)
+	}
+	if id := b.cfg.Instance(); !id.IsZero() {
+		b.rec.InstanceID = id.String()
+		b.note("one instance alone: the image brings its ID, and HOST_DATA must be zeros")
 	}
 	given := len(data)
 	if data, err = withMinTime(data, b.opt.SourceDateEpoch); err != nil {

@@ -161,6 +161,13 @@ func (r *Report) compareContents() {
 			r.Mismatches = append(r.Mismatches, fmt.Sprintf("%s: not in the initramfs", f.Path))
 		}
 	}
+	if r.Config != nil {
+		brings := ""
+		if id := r.Config.Instance(); !id.IsZero() {
+			brings = id.String()
+		}
+		r.differ("instance ID", brings, rec.InstanceID)
+	}
 	if r.ConfigError != "" {
 		r.Mismatches = append(r.Mismatches, "configuration: "+r.ConfigError)
 	}

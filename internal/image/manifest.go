@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"attestbox/internal/strictjson"
+	"attestbox/internal/wire"
 )
 
 // Manifest names everything that goes into an image. As a JSON file it has
@@ -20,6 +21,7 @@ type Manifest struct {
 	Applets      []string `json:"applets,omitempty"`      // symlinks in /bin; absent = DefaultApplets
 	Config       string   `json:"config"`                 // becomes /etc/attestbox/init.json
 	Verity       string   `json:"verity,omitempty"`       // record of mkimage disk -verity, becomes root.verity of the configuration
+	InstanceID   string   `json:"instance_id,omitempty"`  // 64 hex digits, written into the configuration
 	Certificates []string `json:"certificates,omitempty"` // to /etc/attestbox/certs
 	Files        []File   `json:"files,omitempty"`        // further files and folders
 	Append       string   `json:"append,omitempty"`       // kernel command line, without the required parameters
@@ -123,6 +125,12 @@ func (m *Manifest) Check() error {
 	case m.VCPUs < 0 || m.VCPUs > 512:
 		return fmt.Errorf("%d virtual CPUs are out of range", m.VCPUs)
 	}
+	if m.InstanceID != "" {
+		var id wire.Hex32
+		if err := id.UnmarshalText([]byte(m.InstanceID)); err != nil || id.IsZero() {
+			return fmt.Errorf("instance ID %.80q: want 64 lower-case hex digits, not all zero", m.InstanceID)
+		}
+	}
 	switch m.Compress {
 	case "", Zstd:
 	case Xz, Gzip, None:
@@ -166,7 +174,7 @@ func (m *Manifest) Override(o *Manifest) {
 	for _, p := range []struct{ to, from *string }{
 		{&m.Kernel, &o.Kernel}, {&m.ModulesDir, &o.ModulesDir}, {&m.Guest, &o.Guest}, {&m.Config, &o.Config},
 		{&m.Append, &o.Append}, {&m.Compress, &o.Compress}, {&m.SimDevice, &o.SimDevice}, {&m.Busybox, &o.Busybox},
-		{&m.Firmware, &o.Firmware}, {&m.Verity, &o.Verity}, {&m.FirmwareDir, &o.FirmwareDir}, {&m.VCPUType, &o.VCPUType}, {&m.Product, &o.Product}, {&m.VMM, &o.VMM},
+		{&m.Firmware, &o.Firmware}, {&m.Verity, &o.Verity}, {&m.InstanceID, &o.InstanceID}, {&m.FirmwareDir, &o.FirmwareDir}, {&m.VCPUType, &o.VCPUType}, {&m.Product, &o.Product}, {&m.VMM, &o.VMM},
 	} {
 		if *p.from != "" {
 			*p.to = *p.from

@@ -41,7 +41,7 @@ func (r *Record) manifest(stage func(in Input) (string, error), modulesDir, firm
 	}
 	m := &Manifest{
 		FirmwareDir: firmwareDir,
-		ModulesDir:  modulesDir, Modules: append([]string{}, r.Recipe.Modules...), Applets: r.Recipe.Applets, Append: r.Cmdline, Compress: r.Compress, Small: r.Recipe.Small,
+		ModulesDir:  modulesDir, Modules: append([]string{}, r.Recipe.Modules...), Applets: r.Recipe.Applets, Append: r.Cmdline, Compress: r.Compress, Small: r.Recipe.Small, InstanceID: r.InstanceID,
 		Debug: r.Debug, VCPUs: r.Measurement.VCPUs, VCPUType: r.Measurement.VCPUType,
 		GuestFeatures: r.Measurement.GuestFeatures, VMM: r.Measurement.VMM,
 	}

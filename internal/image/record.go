@@ -30,6 +30,7 @@ type Record struct {
 	Stage1      *Stage1  `json:"stage1,omitempty"` // it starts signed bundles, and nothing else
 	Notes       []string `json:"notes,omitempty"`
 
+	InstanceID      string       `json:"instance_id,omitempty"` // that the measured configuration brings
 	KernelRelease   string       `json:"kernel_release"`
 	Cmdline         string       `json:"cmdline"`
 	Compress        string       `json:"compress"`

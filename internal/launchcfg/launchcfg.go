@@ -15,6 +15,7 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
+	"attestbox/internal/instanceid"
 	"attestbox/internal/member/memberflags"
 	"attestbox/internal/strictjson"
 	"attestbox/internal/wire"
@@ -88,8 +89,11 @@ func required(path string, c File) (File, error) {
 // Client is whom to ask by this file.
 func (f *File) Client() (client.Config, error) {
 	cfg := client.Config{Servers: f.Servers, Pins: f.Pins}
+	var err error
+	if cfg.Instance, err = instanceid.Read(instanceid.Path); err != nil {
+		return client.Config{}, err
+	}
 	if f.Policy != "" {
-		var err error
 		if cfg.Policy, err = memberflags.ReadPolicy(f.Policy); err != nil {
 			return client.Config{}, err
 		}

@@ -54,12 +54,19 @@ func FromSNP(v *appraise.Verified, subject claim.Key, role string) (*Evidence, e
 	if v == nil {
 		return nil, errors.New("evidence of SEV-SNP: no verified report")
 	}
-	r, product := v.Report(), v.Product()
-	if r.HostData == [32]byte{} {
+	if v.Report().HostData == [32]byte{} {
 		return nil, errors.New("evidence of SEV-SNP: HOST_DATA is zero, so that no instance is named")
 	}
+	return fromSNP(v, subject, role)
+}
+
+func fromSNP(v *appraise.Verified, subject claim.Key, role string) (*Evidence, error) {
+	r, product := v.Report(), v.Product()
 	e := &Evidence{platform: claim.AMDSEVSNP, subject: subject, role: role, root: v.Root().Name(), amd: v.AMD(), reportID: hex.EncodeToString(r.ReportID[:])}
-	e.measurement = claim.Measurement{Digest: hex.EncodeToString(r.Measurement[:]), Instance: hex.EncodeToString(r.HostData[:])}
+	e.measurement = claim.Measurement{Digest: hex.EncodeToString(r.Measurement[:])}
+	if r.HostData != [32]byte{} {
+		e.measurement.Instance = hex.EncodeToString(r.HostData[:])
+	}
 	kind := v.SigningKey().String()
 	arkDER, askDER, vekDER := v.SPKIs()
 	ark, err := claim.KeyOfSPKI("ARK-"+string(product), arkDER)

@@ -53,6 +53,9 @@ type Config struct {
 	Domain   string            // name of the security domain
 	Share    *secret.Bytes     // the server's share; stays the caller's
 	Offline  bool              // there is no share: see the package
+	// Instance is the ID that the image brings; it stands where HOST_DATA does,
+	// which must then be zeros. Zeros: HOST_DATA is the ID.
+	Instance [32]byte
 	// EscrowTo is the server's key for escrow copies; nil makes none. It is
 	// trusted: take it from an authenticated answer.
 	EscrowTo hpke.PublicKey
@@ -115,12 +118,19 @@ func (s *Sealer) fromSNP(report []byte) error {
 	if r.VMPL != 0 {
 		return fmt.Errorf("this VM runs at VMPL %d, sealing is for VMPL 0", r.VMPL)
 	}
-	if !s.c.Offline && r.HostData == [32]byte{} {
+	instance := r.HostData
+	if s.c.Instance != [32]byte{} {
+		if instance != [32]byte{} {
+			return errors.New("HOST_DATA is set, and this image brings its instance ID")
+		}
+		instance = s.c.Instance
+	}
+	if !s.c.Offline && instance == [32]byte{} {
 		return errors.New("HOST_DATA is zero: this VM is no instance, and the server has no share for it")
 	}
 	s.state.Policy = uint64(r.Policy)
 	s.state.FamilyID, s.state.ImageID = r.FamilyID, r.ImageID
-	s.state.ChipID, s.state.HostData = r.ChipID, r.HostData
+	s.state.ChipID, s.state.HostData = r.ChipID, instance
 	s.state.Measurement = r.Measurement[:]
 	s.tcb, s.svn = r.CommittedTCB, r.GuestSVN
 	s.vlek = r.KeyInfo.SigningKey() == snp.SignedByVLEK

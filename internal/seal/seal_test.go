@@ -303,6 +303,39 @@ func TestSwappedInstances(t *testing.T) {
 	}
 }
 
+// An image that brings its instance ID seals for that, with HOST_DATA zeros alone.
+func TestImageBringsID(t *testing.T) {
+	p := snpsimtest.PSP(t, snp.Genoa)
+	none := with(func(c *snpsim.GuestConfig) { c.HostData = [32]byte{} })
+	share := secret.Random(ShareSize)
+	sealer := func(g *snpsim.Guest, id [32]byte) (*Sealer, error) {
+		return New(t.Context(), Config{Platform: g.Platform(), Domain: testDomain, Share: share, Instance: id})
+	}
+	if _, err := sealer(p.Launch(none), [32]byte{}); err == nil {
+		t.Error("no ID at all: sealed")
+	}
+	if _, err := sealer(p.Launch(base), [32]byte{1}); err == nil {
+		t.Error("HOST_DATA is set and the image brings an ID: sealed")
+	}
+	by, err := sealer(p.Launch(none), [32]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := filled(t, by)
+	if again, err := sealer(p.Launch(none), [32]byte{1}); err != nil {
+		t.Error(err)
+	} else if _, err := cryptstore.Open(t.Context(), raw, "main", again, cryptstore.Options{}); err != nil {
+		t.Errorf("the same instance: %v", err)
+	}
+	other, err := sealer(p.Launch(none), [32]byte{2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ignoring(other, raw); err == nil {
+		t.Error("another ID opened the store")
+	}
+}
+
 // An older file is noticed by the epoch that the server acknowledged.
 func TestOlderFile(t *testing.T) {
 	o := newOwner(t)

@@ -67,7 +67,7 @@ func (g *growing) put(f []byte) error {
 // everything are the prefixes of what a backup holds. The order matters while
 // a server is at work: whatever is written first is read last.
 func everything() []string {
-	return []string{"server/", "domain/", prefixBoots, prefixInstance, prefixSecrets, prefixSpent, prefixApproved, prefixCryptstore}
+	return []string{"server/", "domain/", prefixBoots, prefixInstance, prefixSecrets, prefixSpent, prefixApproved, prefixImageID, prefixCryptstore}
 }
 
 // known says whether a backup holds values of this name.

@@ -57,6 +57,8 @@ type Measurement struct {
 // Instance is a registered VM, without its secrets.
 type Instance struct {
 	ID wire.Hex32 `json:"id"`
+	// IDSource says where the VM has its ID from; empty is IDFromHostData.
+	IDSource string `json:"id_source,omitempty"`
 	// Domain, if not empty, says by whose policy the instance is appraised;
 	// Measurements then only narrow what that trusts, and may be empty.
 	Domain       string        `json:"domain,omitempty"`
@@ -113,6 +115,9 @@ func (i *Instance) check() error {
 		return err
 	}
 	if _, err := i.Digests(); err != nil {
+		return err
+	}
+	if err := i.checkIDSource(); err != nil {
 		return err
 	}
 	if i.OnSecond != Takeover && i.OnSecond != Quarantine {
@@ -188,6 +193,9 @@ func (st *State) AddInstance(ctx context.Context, i *Instance, sec *Secrets) err
 	case err == nil:
 		return ErrInstanceExists
 	case !errors.Is(err, ErrUnknownInstance):
+		return err
+	}
+	if err := st.settleIDs(ctx, i, nil); err != nil {
 		return err
 	}
 	// It must fit into a release, or the VM would never start.
@@ -305,8 +313,11 @@ func (st *State) update(ctx context.Context, id wire.Hex32, f func(*Instance) er
 		if err := f(i); err != nil {
 			return err
 		}
-		i.ID, i.Created, i.SecretNames = was.ID, was.Created, was.SecretNames
+		i.ID, i.Created, i.SecretNames, i.IDSource = was.ID, was.Created, was.SecretNames, was.IDSource
 		if err := i.check(); err != nil {
+			return err
+		}
+		if err := st.settleIDs(ctx, i, was.Measurements); err != nil {
 			return err
 		}
 		b, err := json.Marshal(i)

@@ -25,6 +25,7 @@ type Evidence struct {
 	Endorsements []wire.Endorsement
 	ReportData   [64]byte            // what this exchange must have put into the report
 	HostData     [32]byte            // the instance ID that begin named
+	FromImage    bool                // the image brings it, and HOST_DATA must be zeros
 	Measurements [][48]byte          // what this instance may be, and
 	Identities   []appraise.Identity // by whose word; both empty refuses
 	Now          time.Time

@@ -59,8 +59,12 @@ type domainAppraiser struct {
 func (a *domainAppraiser) Appraise(ctx context.Context, e *Evidence) *Verdict {
 	id := [32]byte(e.HostData)
 	cur := a.dom.current.Load()
-	s, err := a.dom.prover.prove(ctx, cur, &asked{platform: platform.AMDSEVSNP, report: e.Report, endorsements: e.Endorsements,
-		reportData: e.ReportData, hostData: &id, role: wire.RoleClient, now: e.Now})
+	q := &asked{platform: platform.AMDSEVSNP, report: e.Report, endorsements: e.Endorsements,
+		reportData: e.ReportData, hostData: &id, role: wire.RoleClient, now: e.Now}
+	if e.FromImage {
+		q.hostData, q.imageID = nil, &id
+	}
+	s, err := a.dom.prover.prove(ctx, cur, q)
 	a.d.fill(s, a.dom)
 	a.d.ID = wire.Hex32(e.HostData).String() // as begin named it
 	v := &Verdict{Missing: s.missing, Findings: s.findings, Checked: s.checked, Root: s.root, Chip: s.chip}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -43,6 +44,9 @@ func (st *State) Nominate(ctx context.Context, id wire.Hex32, n *wire.Nominate, 
 		i.boundNominated()
 		return nil
 	})
+	if errors.Is(err, errWrongSource) {
+		err = refusal(code.MaintainNominate, "%v", err)
+	}
 	return allowed, err
 }
 
@@ -130,6 +134,9 @@ func (st *State) DecideNomination(ctx context.Context, id wire.Hex32, digest str
 // the owner: by the instance's record, or by a claim of its domain's policy.
 // Where a policy rules, it must in any case trust the digest when it boots.
 func (s *Server) mayNominate(inst *Instance, boot claim.Launched) bool {
+	if inst.FromImage() {
+		return false // which ID an image brings is not the running VM's word
+	}
 	if inst.Domain == "" {
 		return inst.MayNominate
 	}

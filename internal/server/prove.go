@@ -77,6 +77,7 @@ type asked struct {
 	endorsements []wire.Endorsement
 	reportData   [64]byte
 	hostData     *[32]byte // launch: the ID that begin named
+	imageID      *[32]byte // launch, in its place: the ID that the instance's image brings
 	spki         []byte    // certify: the key to be certified
 	role         string
 	now          time.Time
@@ -155,14 +156,11 @@ func (p *prover) fromSNP(ctx context.Context, cur *inForce, a *asked, s *shown) 
 	}
 	r := verified.Report()
 	s.report, s.root, s.chip = r, verified.Root().Name(), appraise.ChipID(r.ChipID).String()
-	res := appraise.Appraise(verified, cur.appraisal, appraise.Expect{ReportData: &a.reportData, HostData: a.hostData}, a.now)
+	res := appraise.Appraise(verified, cur.appraisal, appraise.Expect{ReportData: &a.reportData, HostData: a.hostData, NoHostData: a.imageID != nil}, a.now)
 	s.root = res.Root
 	s.take(res.Findings)
 	if !res.Accepted {
 		return nil, code.Wrap(s.findings[0].Code, &appraise.Refusal{Findings: res.Findings})
-	}
-	if r.HostData == [32]byte{} {
-		return nil, code.Wrap(code.IDZero, errors.New("HOST_DATA is zero: this VM is no instance"))
 	}
 	s.identity.Measurement, s.identity.Instance = r.Measurement[:], r.HostData
 	s.identity.ChipID, s.identity.ReportID, s.identity.ReportedTCB = r.ChipID, r.ReportID, r.ReportedTCB
@@ -171,7 +169,12 @@ func (p *prover) fromSNP(ctx context.Context, cur *inForce, a *asked, s *shown) 
 	if err != nil {
 		return nil, err
 	}
-	return proof.FromSNP(verified, subject, a.role)
+	named, err := cur.auth.FromSNP(verified, subject, a.role, a.imageID, a.now)
+	if err != nil {
+		return nil, err
+	}
+	s.identity.Instance, s.notAfter = named.Instance, named.NotAfter
+	return named.Evidence, nil
 }
 
 func (p *prover) fromEnclave(a *asked, s *shown) (*proof.Evidence, error) {

@@ -183,7 +183,11 @@ func (a *SNPAppraiser) Appraise(ctx context.Context, e *Evidence) *Verdict {
 	if len(policy.Measurements)+len(policy.Identities) == 0 {
 		policy.Measurements = []appraise.Hex48{a.nothing} // same work, always refused
 	}
-	res := appraise.Appraise(verified, &policy, appraise.Expect{ReportData: &e.ReportData, HostData: &e.HostData}, e.Now)
+	want := appraise.Expect{ReportData: &e.ReportData, HostData: &e.HostData}
+	if e.FromImage {
+		want.HostData, want.NoHostData = nil, true
+	}
+	res := appraise.Appraise(verified, &policy, want, e.Now)
 	report := verified.Report()
 	v.Accepted = res.Accepted && len(e.Measurements)+len(e.Identities) > 0
 	if res.By != nil {

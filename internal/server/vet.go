@@ -65,6 +65,7 @@ func (s *Server) vet(ctx context.Context, x *exchange, d *Decision, q *vetting) 
 	}
 	e := &Evidence{Report: q.evidence.Report, Endorsements: q.evidence.Endorsements, ReportData: q.reportData, HostData: q.id, Now: q.now}
 	if inst != nil && inst.Decommissioned == 0 {
+		e.FromImage = inst.FromImage()
 		var err error
 		if e.Measurements, err = inst.Digests(); err != nil {
 			return fault(err)
@@ -91,6 +92,12 @@ func (s *Server) vet(ctx context.Context, x *exchange, d *Decision, q *vetting) 
 			c = v.Findings[0].Code
 		}
 		return refuse(c, "the evidence was refused")
+	}
+	switch err := s.State.checkIDSource(ctx, inst, hex.EncodeToString(v.Measurement[:])); {
+	case errors.Is(err, errWrongSource):
+		return refuse(code.InstanceSource, err.Error())
+	case err != nil:
+		return fault(err)
 	}
 	d.ReportID, d.Measurement = v.ReportID.String(), hex.EncodeToString(v.Measurement[:])
 	// Only now: the evidence is genuine, fresh and this instance's own, so that

@@ -17,6 +17,7 @@ import (
 	"attestbox/internal/client"
 	"attestbox/internal/code"
 	"attestbox/internal/cryptstore"
+	"attestbox/internal/instanceid"
 	"attestbox/internal/member"
 	"attestbox/internal/platform"
 	"attestbox/internal/platform/sevguest"
@@ -106,6 +107,11 @@ func (f *Flags) Open(logf func(string, ...any)) (member.Config, platform.Platfor
 	}
 	cfg.Sealer = func(ctx context.Context, share *secret.Bytes, escrow []byte) (cryptstore.Sealer, error) {
 		c := seal.Config{Platform: p, Domain: domain, Share: share}
+		id, err := instanceid.Read(instanceid.Path)
+		if err != nil {
+			return nil, err
+		}
+		c.Instance = id
 		if len(escrow) > 0 {
 			to, err := recipient.ParsePublicBytes(escrow)
 			if err != nil {

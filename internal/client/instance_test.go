@@ -1,0 +1,37 @@
+package client
+
+import (
+	"errors"
+	"testing"
+
+	"attestbox/internal/code"
+	"attestbox/internal/wire"
+)
+
+// The image's ID is used where HOST_DATA is zeros, and nothing is asked where it
+// is not: whichever ID the host wants to see.
+func TestImageBringsID(t *testing.T) {
+	p := newPeer(t)
+	cfg := config(p)
+	cfg.Instance = wire.Hex32{31: 1}
+	for _, host := range []byte{7, 1} {
+		cfg.Platform = psp{host}
+		rel, err := Launch(t.Context(), cfg)
+		if c, _ := code.Of(err); !errors.Is(err, ErrRefused) || c != code.HostDataSet {
+			rel.Close()
+			t.Errorf("HOST_DATA set: %v", err)
+		}
+	}
+	if n := p.conns.Load(); n != 0 {
+		t.Errorf("%d connections to the verifier", n)
+	}
+	cfg.Platform = psp{0}
+	rel, err := Launch(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rel.Close()
+	if rel.ID != cfg.Instance {
+		t.Errorf("asked as %s", rel.ID)
+	}
+}
