@@ -118,7 +118,7 @@ row attestbox-net "attestbox, attested over virtio-net" "$out/net/initrd"
 row attestbox-default "the same, mkimage's default list of modules" "$out/default/initrd"
 row attestbox-vsock "attestbox, attested over vsock" "$out/vsock/initrd"
 row initramfs-tools "initramfs-tools, key in the initramfs" "$out/initramfs-tools"
-[ -n "$PEER_BOOSTER" ] || echo "| booster | not to be had: $PEER_BOOSTER_WHY | | | |"
+echo "| booster $PEER_BOOSTER_VERSION | not compared: ${PEER_BOOSTER_WHY:-its configuration was never tried here} | | | |"
 row kernel-alone "kernel alone" "$out/alone/initrd"
 echo
 echo "| step of attestbox over virtio-net | done at, median | least and most |"

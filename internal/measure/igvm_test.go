@@ -247,3 +247,26 @@ func TestIGVMNotes(t *testing.T) {
 		}
 	}
 }
+
+// The known answer of openvmm's igvmfilegen, an implementation that starts guests on
+// hardware (MIT licence, snp.rs, test existing_measurement_fixture_digest_is_unchanged):
+// measured, zero, unmeasured and shared pages.
+func TestIGVMKnownAnswer(t *testing.T) {
+	data := make([]byte, igvm.PageSize)
+	data[1] = 5
+	items := []igvmtest.Item{igvmtest.Platform(igvm.SEVSNP, igvmtest.Mask), igvmtest.Policy(0x3001f)}
+	for n := range uint64(10) {
+		var contents []byte
+		if n == 0 || n == 5 {
+			contents = data
+		}
+		items = append(items, igvmtest.Page(n*igvm.PageSize, igvm.PageNormal, uint32(n/5)*igvm.FlagUnmeasured, contents))
+	}
+	items = append(items, igvmtest.Page(10*igvm.PageSize, igvm.PageNormal, 0, data), igvmtest.Page(20*igvm.PageSize, igvm.PageNormal, igvm.FlagShared, data))
+	want := [48]byte{
+		136, 154, 25, 56, 108, 130, 226, 33, 155, 222, 211, 233, 42, 118, 78, 140, 0, 194, 155, 150, 109, 4, 166, 98,
+		188, 166, 207, 223, 236, 100, 123, 144, 81, 153, 86, 83, 57, 7, 131, 132, 101, 87, 145, 50, 99, 215, 28, 79}
+	if r := measureIGVM(t, igvmtest.File(1, items...)); r.Digest != want {
+		t.Errorf("digest %x, want %x", r.Digest, want)
+	}
+}
