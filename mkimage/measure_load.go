@@ -57,8 +57,10 @@ func (f *measureFlags) loadRest(ctx context.Context, cfg *measure.Config, mode s
 	if f.kernel == "" {
 		return nil
 	}
-	if cfg.UKI, err = isUKI(f.kernel); err != nil {
-		return err
+	if f.initrd == "" { // with one, the table has what else would be missing
+		if cfg.UKI, err = isUKI(f.kernel); err != nil {
+			return err
+		}
 	}
 	cfg.KernelHash, err = hashFile(ctx, f.kernel)
 	return err

@@ -3,7 +3,7 @@
 // Every difference is shown; refusals that the other does not share are counted
 // by reason. It fails on any difference, and when either tool cannot be run.
 //
-//	differential [-n 2000] [-seed 1] [-record FILE] MKIMAGE REFERENCE
+//	differential [-n 2000] [-seed 1] [-firmware FILE] [-record FILE] MKIMAGE REFERENCE
 package main
 
 import (
@@ -39,12 +39,20 @@ func main() {
 	n := flag.Uint64("n", 2000, "number of launches")
 	seed := flag.Uint64("seed", 1, "of the random launches")
 	record := flag.String("record", "", "write what the public tool printed to `FILE`")
+	firmware := flag.String("firmware", "", "take this `FILE` in place of random firmware")
 	flag.Parse()
 	if flag.NArg() != 2 {
 		fmt.Fprintln(os.Stderr, "differential: want MKIMAGE REFERENCE")
 		os.Exit(2)
 	}
 	r := &runner{mkimage: flag.Arg(0), reference: flag.Arg(1), seed: *seed, only: map[string]int{}, both: map[string]int{}}
+	if *firmware != "" {
+		var err error
+		if r.firmware, err = os.ReadFile(*firmware); err != nil {
+			fmt.Fprintln(os.Stderr, "differential: "+err.Error())
+			os.Exit(1)
+		}
+	}
 	if err := r.run(*n, *record); err != nil {
 		fmt.Fprintln(os.Stderr, "differential: "+err.Error())
 		os.Exit(1)
@@ -54,6 +62,7 @@ func main() {
 type runner struct {
 	mkimage, reference string
 	seed               uint64
+	firmware           []byte // nil: random
 
 	mu            sync.Mutex
 	same, refused int
@@ -134,6 +143,9 @@ func (r *runner) one(dir string, i uint64) error {
 	}
 	defer os.RemoveAll(dir)
 	for name, data := range c.Files {
+		if name == "ovmf.fd" && r.firmware != nil {
+			data = r.firmware
+		}
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			return err
 		}
