@@ -11,8 +11,10 @@ import (
 // refuses it. The owner's word lets it boot once.
 func TestRestoredDiskIsRefused(t *testing.T) {
 	w := theWorld(t)
-	id := w.instance(t, "tcp", "a")
+	// Which image may boot is its owner's ID key's word: no digest is registered.
+	id, signed := w.signed(t, "tcp", "a")
 	b := w.from(t, "tcp", id, "a")
+	b.extra = append(b.extra, signed...)
 	dir := t.TempDir()
 	b.inPlace = filepath.Join(dir, "disk.img")
 	old := filepath.Join(dir, "old.img")
@@ -30,6 +32,12 @@ func TestRestoredDiskIsRefused(t *testing.T) {
 	up("counter: found 0, wrote 1")
 	w.run(t, "cp", b.inPlace, old)
 	up("counter: found 1, wrote 2")
+	if show := verifier("show", id); strings.Contains(show, "launch       ") || !strings.Contains(show, "signed by    ") || !strings.Contains(show, "launch digest ") {
+		t.Errorf("registered by ID key, and recorded by digest:\n%s", show)
+	}
+	if log := w.verifierLog.String(); !strings.Contains(log, "admitted by ID key") {
+		t.Errorf("the decision does not say by whose word:\n%s", log)
+	}
 
 	w.run(t, "cp", old, b.inPlace)
 	console := b.run(t, w)

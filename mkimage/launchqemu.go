@@ -72,6 +72,9 @@ func (l *launch) simulator() []string {
 	}
 	if l.idBlock != nil {
 		argv = append(argv, "-id-block", l.idBlockFile, "-id-auth", l.authFile)
+		if l.authorKey {
+			argv = append(argv, "-author-key-enabled")
+		}
 	}
 	for _, d := range l.disks {
 		argv = append(argv, "-disk", d)
