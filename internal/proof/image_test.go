@@ -238,3 +238,54 @@ func TestImageAppraisePolicy(t *testing.T) {
 	_, err := AppraisePolicy(policy(t, trustImage+"; claim 5 from 2026-01-01 to 2026-02-01", require, "Claim[5] is-revoked"))
 	wantCode(t, "revoked", err, code.AppraisalPolicy)
 }
+
+// A proof that rests on a claim about another image, to trust the launch or to
+// let it serve, is refused by the checker, although the claim is there and every
+// step has its form.
+func TestCheckAnotherImage(t *testing.T) {
+	serves := ` is-trusted-for-serving Role["key-server"]`
+	e := hardware(signed, role("key-server"))
+	for name, edit := range map[string]func(*claim.Image){
+		"another key":        func(i *claim.Image) { i.IDKey = hexOf(0x1e, 48) },
+		"another image":      func(i *claim.Image) { i.ImageID = hexOf(0x78, 16) },
+		"another family":     func(i *claim.Image) { i.FamilyID = hexOf(0xfb, 16) },
+		"a later version":    func(i *claim.Image) { i.MinSVN = 5 },
+		"another instance":   func(i *claim.Image) { i.Instance = hexOf(9, 32) },
+		"the one that holds": func(*claim.Image) {},
+	} {
+		other := site
+		edit(&other)
+		p := policy(t, trustImage, site.String()+serves, other.String()+" is-trusted", other.String()+serves, trustRoot, require)
+		good, err := Prove(p, e, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, verb := range []claim.Verb{claim.IsTrusted, claim.IsTrustedForServing} {
+			var said *claim.Claim
+			for _, c := range p.Claims() {
+				if cl := c.Statement.Clause; cl.Subject.String() == other.String() && cl.Verb == verb {
+					said = &c
+				}
+			}
+			about := func(c claim.Clause) bool { _, ok := c.Subject.(claim.Image); return ok && c.Verb == verb }
+			q := clone(good)
+			for i := range q.steps {
+				if about(q.steps[i].Conclusion) {
+					q.steps[i].Conclusion = said.Statement.Clause
+				}
+				for j, pr := range q.steps[i].Premises {
+					switch {
+					case !about(pr.Statement.Clause):
+					case pr.Source == SourceClaim:
+						q.steps[i].Premises[j] = fromClaim(said)
+					default:
+						q.steps[i].Premises[j].Statement.Clause = said.Statement.Clause
+					}
+				}
+			}
+			if err := Check(p, e, q, now); (err == nil) != (other == site) {
+				t.Errorf("%s, %s: %v", name, verb, err)
+			}
+		}
+	}
+}

@@ -213,3 +213,25 @@ func fileText(t *testing.T, name string) string {
 	}
 	return string(b)
 }
+
+// An identity that is taken away while evidence is appraised admits nothing.
+func TestIdentityTakenAwayMeanwhile(t *testing.T) {
+	m := &meanwhile{f: func() {}}
+	w := newWorld(t, func(o *Options) { m.Appraiser, o.Appraiser = o.Appraiser, m })
+	owner := newIDOwner(t, w.psp)
+	id := newID()
+	w.identified(id, owner.identity("web", 3))
+	m.f = func() {
+		m.f = func() {}
+		if err := w.state.UpdateInstance(context.Background(), id, func(i *Instance) error { i.Admit([]appraise.Identity{owner.identity("web", 4)}); return nil }); err != nil {
+			t.Error(err)
+		}
+	}
+	c := w.begin(id)
+	c.send(c.evidence(owner.launch(id, 1, "web", 3)))
+	if _, err := c.release(); err == nil {
+		t.Error("released by an identity that was taken away")
+	} else if ans, ok := err.(*wire.AnswerError); !ok || ans.Seconds == 0 {
+		t.Errorf("%v, want later", err)
+	}
+}
