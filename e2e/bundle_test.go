@@ -7,12 +7,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
+	"attestbox/internal/snpsim/qemu"
 	"attestbox/internal/testenv"
 )
 
@@ -135,6 +137,40 @@ func TestBundleAttacks(t *testing.T) {
 		}
 		if !strings.Contains(console, reason) && !(file == "silent" && strings.Contains(console, "[unreachable]")) {
 			t.Errorf("%s: not refused with %s", file, reason)
+		}
+	}
+}
+
+// A stock Debian as a bundle: its own kernel, of another release than stage 1's,
+// its own initramfs, and its login prompt at the end.
+func TestBundleDebian(t *testing.T) {
+	testenv.OnlyLong(t)
+	w := theWorld(t)
+	w.bundles(t)
+	s := w.debian(t, "bookworm")
+	w.write(t, w.path("debian.cmdline"), []byte(s.cmdline))
+	w.mkimage(t, "bundle", "sign", "-key", filepath.Join(w.secrets, "owner.key"), "-name", "web", "-version", "3",
+		"-kernel", s.kernel, "-initrd", s.initrd, "-cmdline", w.path("debian.cmdline"), "-out", w.path("debian.bundle"))
+	id := hex.EncodeToString(random(32))
+	w.attestbox(t, append([]string{"verifier", "add-instance", "-id", id, "-image", w.images["stage1"], "-bundle-min", "3",
+		"-disk-key", w.keyFile(s.disk), "-header", w.path(s.disk + ".json")}, w.seal...)...)
+	b := w.from(t, "stage1", id, s.disk)
+	stage1 := *s
+	stage1.kernel = b.kernel
+	console, err := stage1.boot(t, w, stockRun{initrd: b.initrd, cmdline: b.cmdline, id: id, disks: []string{w.copyOf(t, s.disk), w.path("debian.bundle")},
+		seen: func(line string, typed io.Writer, _ *qemu.QMP) bool {
+			if strings.Contains(line, loginIssue) {
+				io.WriteString(typed, "\n") // the prompt becomes a whole line
+			}
+			return strings.Contains(line, "attestbox-test login: ")
+		}})
+	if err != nil {
+		t.Error(err)
+	}
+	noShell(t, console)
+	for _, want := range []string{"kexec: starting web version 3", "boot 1 acknowledged", "attestbox-test login: "} {
+		if !strings.Contains(console, want) {
+			t.Errorf("the console lacks %q", want)
 		}
 	}
 }

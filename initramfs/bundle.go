@@ -140,7 +140,7 @@ func readBundle(name string, b *config.Bundle) (_ *loaded, err error) {
 	}
 	l.cmdline = line.String()
 	// The bundle's init would refuse it too; here it costs no approval.
-	if _, err := config.CheckCommandLine(l.cmdline); err != nil {
+	if err := config.CheckBundleCommandLine(l.cmdline); err != nil {
 		return nil, fmt.Errorf("its command line: %w", err)
 	}
 	return l, nil

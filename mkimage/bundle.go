@@ -132,11 +132,14 @@ func (f *bundleFlags) parts() (parts [3][]byte, err error) {
 			return parts, err
 		}
 	}
-	line, err := image.Cmdline(string(bytes.TrimSuffix(parts[2], []byte("\n"))))
-	if err != nil {
+	parts[2] = bytes.TrimSuffix(parts[2], []byte("\n"))
+	line, err := image.Cmdline(string(parts[2]))
+	switch {
+	case err == nil:
+		parts[2] = []byte(line)
+	case config.CheckBundleCommandLine(string(parts[2])) != nil: // nor a distribution's
 		return parts, classify(err)
 	}
-	parts[2] = []byte(line)
 	// An initramfs that mkimage did not make is the owner's business.
 	switch r, err := image.InspectInitrd(parts[1]); {
 	case err != nil:

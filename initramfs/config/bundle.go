@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"strings"
 
 	"attestbox/internal/bundle"
 	"attestbox/internal/wire"
@@ -22,6 +23,23 @@ type Bundle struct {
 
 // Owner is the key that signs bundles.
 func (b *Bundle) Owner() ed25519.PublicKey { return b.Key[:] }
+
+// CheckBundleCommandLine judges the command line in a bundle by the rules of what
+// it starts: init's, or those of a distribution's own initramfs where it names a
+// mapping as its root. The bundle's own initramfs judges it again.
+func CheckBundleCommandLine(line string) error {
+	_, err := CheckCommandLine(line)
+	for w := range strings.FieldsSeq(line) {
+		volume, ok := strings.CutPrefix(w, "root=/dev/mapper/")
+		if err == nil || !ok || !nameForm(volume) {
+			continue
+		}
+		if CheckStockCommandLine(line, InitramfsTools, volume) == nil || CheckStockCommandLine(line, Dracut, volume) == nil {
+			return nil
+		}
+	}
+	return err
+}
 
 func (c *Config) checkStage1() error {
 	switch {

@@ -79,6 +79,26 @@ func TestStockForbiddenWords(t *testing.T) {
 	}
 }
 
+// In a bundle: init's rules, or those of a distribution, and no mixture.
+func TestBundleCommandLine(t *testing.T) {
+	for line, ok := range map[string]bool{
+		goodLine:  true,
+		stockLine: true, // root=/dev/mapper/root
+		stockLine + " rd.shell=0 rd.emergency=poweroff":                         true,
+		stockLine + " init=/bin/sh":                                             false,
+		stockLine + " rd.break":                                                 false,
+		stockLine + " attestbox.net=none":                                       false,
+		strings.Replace(stockLine, "/dev/mapper/root", "/dev/vda", 1):           false,
+		strings.Replace(stockLine, "/dev/mapper/root", "/dev/mapper/../vda", 1): false,
+		strings.Replace(stockLine, "init_on_free=1", "", 1):                     false,
+		"": false,
+	} {
+		if err := CheckBundleCommandLine(line); (err == nil) != ok {
+			t.Errorf("%q: %v", line, err)
+		}
+	}
+}
+
 // Whatever is accepted is words of the lists, and means the same to everybody.
 func FuzzStockCommandLine(f *testing.F) {
 	f.Add(stockLine+" rd.shell=0 rd.emergency=poweroff console=ttyS0", Dracut)
