@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -32,18 +31,13 @@ func TestMeasureRecorded(t *testing.T) {
 	for i, want := range rec.Digests {
 		c := measuretest.New(rec.Seed, uint64(i))
 		dir := t.TempDir()
-		args := slices.Clone(c.Args)
+		t.Chdir(dir) // for -dump-vmsa
 		for name, data := range c.Files {
 			if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			for j, a := range args {
-				if a == name || strings.HasSuffix(a, "="+name) {
-					args[j] = strings.TrimSuffix(a, name) + filepath.Join(dir, name)
-				}
-			}
 		}
-		out, _, err := measureRun(t, args...)
+		out, _, err := measureRun(t, c.Args...)
 		switch {
 		case strings.HasPrefix(want, "refused"):
 			if e := applet.ExitCode(err); e != 2 && e != 3 || out != "" {

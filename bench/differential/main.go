@@ -8,10 +8,12 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -64,12 +66,13 @@ type runner struct {
 	seed               uint64
 	firmware           []byte // nil: random
 
-	mu            sync.Mutex
-	same, refused int
-	differ        int
-	only          map[string]int // refused by one of the two, by reason
-	both          map[string]int
-	recorded      []string
+	mu          sync.Mutex
+	same, pages int
+	refused     int
+	differ      int
+	only        map[string]int // refused by one of the two, by reason
+	both        map[string]int
+	recorded    []string
 }
 
 func (r *runner) run(n uint64, record string) error {
@@ -115,7 +118,7 @@ func (r *runner) run(n uint64, record string) error {
 		return err
 	}
 	tool := strings.TrimSpace(string(version))
-	fmt.Printf("%d launches, seed %d, against %s: %d the same digest, %d refused by both, %d different\n", n, r.seed, tool, r.same, r.refused, r.differ)
+	fmt.Printf("%d launches, seed %d, against %s: %d the same digest (%d with their vCPUs' pages), %d refused by both, %d different\n", n, r.seed, tool, r.same, r.pages, r.refused, r.differ)
 	for _, why := range slices.Sorted(maps.Keys(r.only)) {
 		fmt.Printf("  %4d %s\n", r.only[why], why)
 	}
@@ -150,8 +153,16 @@ func (r *runner) one(dir string, i uint64) error {
 			return err
 		}
 	}
-	theirs, theirErr, theirTalk := output(dir, r.reference, c.Args...)
-	ours, ourErr, ourTalk := output(dir, r.mkimage, append([]string{"measure"}, c.Args...)...)
+	theirs, theirTalk, theirErr := output(dir, r.reference, c.Args...)
+	theirPages, err := vmsas(dir)
+	if err != nil {
+		return err
+	}
+	ours, ourTalk, ourErr := output(dir, r.mkimage, append([]string{"measure"}, c.Args...)...)
+	ourPages, err := vmsas(dir)
+	if err != nil {
+		return err
+	}
 	var exit *exec.ExitError
 	for _, err := range []error{theirErr, ourErr} {
 		if err != nil && !errors.As(err, &exit) {
@@ -171,23 +182,48 @@ func (r *runner) one(dir string, i uint64) error {
 	case ourErr != nil:
 		r.only["refused here alone: "+reason(ourTalk)]++
 		r.recorded[i] = "refused here"
-	case ours != theirs:
+	case ours != theirs || ourPages != theirPages:
 		r.differ++
 		fmt.Printf("DIFFERENT, case %d: %q\n  here %s\n  there %s\n", i, c.Args, ours, theirs)
 	default:
 		r.same++
+		if ourPages != noPages {
+			r.pages++
+		}
 		r.recorded[i] = theirs
 	}
 	return nil
 }
 
-func output(dir, name string, args ...string) (string, error, string) {
+// noPages is what vmsas gives where --dump-vmsa wrote nothing.
+var noPages = sha256.Sum256(nil)
+
+// vmsas hashes the pages that --dump-vmsa wrote, and takes them away.
+func vmsas(dir string) ([32]byte, error) {
+	h := sha256.New()
+	for i := 0; ; i++ {
+		name := filepath.Join(dir, fmt.Sprintf("vmsa%d.bin", i))
+		b, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return [32]byte(h.Sum(nil)), nil
+		}
+		if err != nil {
+			return [32]byte{}, err
+		}
+		h.Write(b)
+		if err := os.Remove(name); err != nil {
+			return [32]byte{}, err
+		}
+	}
+}
+
+func output(dir, name string, args ...string) (printed, talk string, err error) {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = dir
-	var out, talk bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &talk
-	err := cmd.Run()
-	return strings.TrimSpace(out.String()), err, talk.String()
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err = cmd.Run()
+	return strings.TrimSpace(out.String()), errOut.String(), err
 }
 
 func lastLine(s string) string {

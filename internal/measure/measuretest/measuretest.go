@@ -91,6 +91,9 @@ func (g *generator) launch() {
 	case "snp:svsm":
 		g.svsm()
 	}
+	if mode != "sev" && g.often(10) {
+		g.add("--dump-vmsa")
+	}
 }
 
 // vcpus says how many start, how, and by whom.
