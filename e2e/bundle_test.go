@@ -44,7 +44,7 @@ func (w *world) bundles(t *testing.T) {
 	_, port, _ := strings.Cut(w.address, ":")
 	config, err := json.Marshal(map[string]any{
 		"mode": "bundle", "servers": []string{"tcp://10.0.2.2:" + port}, "pins": []string{w.pin},
-		"network": map[string]string{"method": "dhcp"}, "timeout": "90s",
+		"network": map[string]string{"method": "dhcp"}, "timeout": "2m",
 		"bundle": map[string]any{"device": "/dev/vdb", "name": "web", "min_version": 1, "key": public},
 	})
 	if err != nil {

@@ -31,7 +31,7 @@ const (
 	verifyExample = "mkimage bundle verify -key bundle.pub web-7.bundle"
 )
 
-func runBundle(ctx context.Context, env *applet.Env, args []string) error {
+func runBundle(_ context.Context, env *applet.Env, args []string) error {
 	verbs := map[string]func(*applet.Env, []string) error{"sign": bundleSign, "verify": bundleVerify}
 	if len(args) == 0 || verbs[args[0]] == nil {
 		return applet.WithHint(applet.Usage("want sign or verify"), bundleExample)
@@ -288,6 +288,36 @@ func bundleError(name string, err error) error {
 		return applet.WithHint(applet.Refused(code.BundleSignature, err), "do not start it; the key is the one that mkimage bundle sign printed")
 	}
 	return err
+}
+
+// attachedBundle looks, before a stage 1 is launched, whether the disk that it
+// reads its bundle from is one that it will start. b is nil for other images.
+func attachedBundle(b *config.Bundle, disks []string) error {
+	if b == nil {
+		return nil
+	}
+	name, ok := strings.CutPrefix(b.Device, "/dev/vd")
+	if !ok || len(name) != 1 {
+		return nil // no disk of ours, or a partition
+	}
+	i := int(name[0] - 'a')
+	if i >= len(disks) {
+		return applet.WithHint(applet.Usage("the stage 1 reads its bundle from %s, and there are %d disks", b.Device, len(disks)),
+			"the bundle is a disk, -disk-readonly FILE; those come after the writable ones")
+	}
+	f, err := os.Open(disks[i])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h, _, _, err := verifyBundle(f, b.Owner())
+	if err != nil {
+		return bundleError(disks[i], err)
+	}
+	if h.Name != b.Name || h.Version < b.MinVersion {
+		return applet.Refused(code.BundleVersion, fmt.Errorf("bundle %q: it is %s version %d, the stage 1 starts %s from version %d on", disks[i], h.Name, h.Version, b.Name, b.MinVersion))
+	}
+	return nil
 }
 
 // publicBundleKey reads a public key: hex digits, or a PEM file.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -168,6 +169,9 @@ func (f *launchFlags) open(env *applet.Env) error {
 		return err
 	}
 	f.report = r
+	if err := attachedBundle(r.Config.Bundle, slices.Concat(f.disks, f.roDisks)); err != nil {
+		return err
+	}
 	if err := f.sourceOfID(); err != nil {
 		return err
 	}
