@@ -100,6 +100,8 @@ func addParts(fs *applet.FlagSet) *parts {
 	fs.BoolVar(&set.Small, "small", false, "zstd at its best level: a smaller image, some ten times slower")
 	fs.Var((*applet.Strings)(&set.Microcode), "microcode", "microcode `FILE` of AMD or Intel, to lie in front of the initramfs; may be repeated")
 	fs.StringVar(&set.FirmwareDir, "firmware", "", "`DIR` /lib/firmware, for the files that the image's modules name")
+	fs.BoolVar(&set.UKI, "uki", false, "write linux.efi, too: a unified kernel image for -kernel with SEV hashes, measured as the kernel")
+	fs.StringVar(&set.UKIStub, "uki-stub", "", "systemd's EFI stub, a `FILE`, for -uki (default "+image.DefaultUKIStub+")")
 	fs.StringVar(&set.SimDevice, "sim-device", "", "make a simulator image with this snp-sim-device `BINARY`")
 	fs.BoolVar(&set.Debug, "debug", false, "add a shell that init starts on the console when the boot fails: the image must never be trusted")
 	fs.StringVar(&set.Busybox, "busybox", "", "static busybox `FILE` for -debug")
@@ -225,6 +227,10 @@ func summary(env *applet.Env, out string, r *image.Record, took time.Duration) {
 	}
 	if s := r.Stage1; s != nil {
 		p("stage 1: starts bundles %q of version %d and later, signed by key %s", s.Name, s.MinVersion, s.Key)
+	}
+	if u := r.UKI; u != nil {
+		p("linux.efi %9d bytes  sha256 %s  (stub %s)", u.Size, u.SHA256, u.Stub)
+		p("digest with linux.efi as the kernel: %s", u.LaunchDigest)
 	}
 	for _, n := range r.Notes {
 		p("note: %s", n)

@@ -198,6 +198,18 @@ func printDigest(p func(string, ...any), r *image.Report) {
 	if !m.Complete {
 		p("  INCOMPLETE: %s", m.Why)
 	}
+	if u := r.Record.UKI; u != nil {
+		p("  unified kernel       sha256 %s  (stub %s)", u.SHA256, u.Stub)
+		p("  its recorded digest  %s", u.LaunchDigest)
+		switch {
+		case r.UKIDigest == "":
+			p("  its digest           not computed")
+		case r.UKIDigest == u.LaunchDigest:
+			p("  its digest           the same")
+		default:
+			p("  its digest           %s  DIFFERS", r.UKIDigest)
+		}
+	}
 	for _, n := range r.Record.Notes {
 		p("  note: %s", n)
 	}

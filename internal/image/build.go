@@ -39,6 +39,7 @@ type Image struct {
 	Initrd  []byte
 	Kernel  []byte
 	Cmdline string // exact bytes, without newline or NUL
+	UKI     []byte // nil without one
 	Record  *Record
 }
 
@@ -108,12 +109,17 @@ func Build(m *Manifest, opt Options) (*Image, error) {
 		Cmdline: outputOf([]byte(b.rec.Cmdline)),
 	}
 	opt.Progress("launch digest")
-	if b.rec.Measurement, err = b.measure(sum); err != nil {
+	var firmware []byte
+	if b.rec.Measurement, firmware, err = b.measure(sum); err != nil {
+		return nil, err
+	}
+	unified, err := b.addUKI(initrd, firmware)
+	if err != nil {
 		return nil, err
 	}
 	slices.Sort(b.rec.Recipe.Files)
 	slices.SortStableFunc(b.rec.Inputs, func(x, y Input) int { return strings.Compare(x.Path, y.Path) })
-	return &Image{Initrd: initrd, Kernel: b.kernel, Cmdline: b.rec.Cmdline, Record: b.rec}, nil
+	return &Image{Initrd: initrd, Kernel: b.kernel, Cmdline: b.rec.Cmdline, UKI: unified, Record: b.rec}, nil
 }
 
 // pack compresses the archive and hashes the result on the way out.

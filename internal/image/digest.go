@@ -9,26 +9,25 @@ import (
 
 // measure computes the launch digest of the image. The initramfs was hashed
 // while it was written.
-func (b *builder) measure(initrd [32]byte) (*Measurement, error) {
+func (b *builder) measure(initrd [32]byte) (m *Measurement, firmware []byte, err error) {
 	model, err := b.m.vcpuType()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	m := &Measurement{Synthetic: b.m.Firmware == "", VCPUs: max(b.m.VCPUs, 1), VCPUType: model, GuestFeatures: b.m.GuestFeatures, VMM: b.m.VMM}
-	var firmware []byte
+	m = &Measurement{Synthetic: b.m.Firmware == "", VCPUs: max(b.m.VCPUs, 1), VCPUType: model, GuestFeatures: b.m.GuestFeatures, VMM: b.m.VMM}
 	if m.Synthetic {
 		firmware = measure.SyntheticFirmware()
 	} else {
 		if firmware, err = readFile(b.m.Firmware, 64<<20); err != nil {
-			return nil, fmt.Errorf("reading firmware: %w", err)
+			return nil, nil, fmt.Errorf("reading firmware: %w", err)
 		}
 		b.input("firmware", b.m.Firmware, "", firmware)
 	}
 	m.Firmware = outputOf(firmware)
 	if err := m.compute(firmware, b.rec.Outputs.Kernel, initrd, b.rec.Cmdline); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return m, nil
+	return m, firmware, nil
 }
 
 // compute fills in digest and completeness from the other fields.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -33,7 +34,9 @@ type Report struct {
 	Record     *Record
 	KernelHash [32]byte
 	Cmdline    string
-	Digest     string   // recomputed, hex; empty without firmware
+	Digest     string // recomputed, hex; empty without firmware
+	UKIHash    *[32]byte
+	UKIDigest  string   // the same of the unified kernel image
 	Mismatches []string // what differs from Record
 }
 
@@ -105,6 +108,14 @@ func Inspect(dir string, firmware []byte) (*Report, error) {
 	}
 	r.Record, r.KernelHash, r.Cmdline = rec, sha256.Sum256(files[1]), string(files[2])
 	r.compareOutputs(files)
+	unified, err := readFile(filepath.Join(dir, UKIName), MaxInitrd+maxKernel)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading image: %w", err)
+	} else if err == nil && rec.UKI != nil {
+		sum := sha256.Sum256(unified)
+		r.UKIHash = &sum
+	}
+	r.compareUKI(unified, files)
 	if initrdErr == nil {
 		r.compareContents()
 	}
@@ -191,5 +202,5 @@ func (r *Report) recompute(firmware []byte) error {
 	r.Digest = m.LaunchDigest
 	r.differ("launch digest", r.Digest, r.Record.Measurement.LaunchDigest)
 	r.differ("complete", m.Complete, r.Record.Measurement.Complete)
-	return nil
+	return r.recomputeUKI(firmware)
 }

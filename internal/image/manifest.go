@@ -31,6 +31,9 @@ type Manifest struct {
 	Microcode   []string `json:"microcode,omitempty"`    // files of AMD or Intel, for an uncompressed archive in front
 	FirmwareDir string   `json:"firmware_dir,omitempty"` // .../lib/firmware, for what the modules name
 
+	UKI     bool   `json:"uki,omitempty"`      // a unified kernel image, too
+	UKIStub string `json:"uki_stub,omitempty"` // systemd's EFI stub; absent = DefaultUKIStub
+
 	SimDevice string `json:"sim_device,omitempty"` // makes a simulator image with this binary
 	Debug     bool   `json:"debug,omitempty"`      // adds a shell; needs Busybox
 	Busybox   string `json:"busybox,omitempty"`
@@ -69,7 +72,7 @@ func ParseManifest(data []byte, dir string) (*Manifest, error) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
-	for _, p := range []*string{&m.Kernel, &m.ModulesDir, &m.Guest, &m.Config, &m.Verity, &m.SimDevice, &m.Busybox, &m.Firmware, &m.FirmwareDir} {
+	for _, p := range []*string{&m.Kernel, &m.ModulesDir, &m.Guest, &m.Config, &m.Verity, &m.SimDevice, &m.Busybox, &m.Firmware, &m.FirmwareDir, &m.UKIStub} {
 		rel(p)
 	}
 	for i := range m.Certificates {
@@ -174,7 +177,8 @@ func (m *Manifest) Override(o *Manifest) {
 	for _, p := range []struct{ to, from *string }{
 		{&m.Kernel, &o.Kernel}, {&m.ModulesDir, &o.ModulesDir}, {&m.Guest, &o.Guest}, {&m.Config, &o.Config},
 		{&m.Append, &o.Append}, {&m.Compress, &o.Compress}, {&m.SimDevice, &o.SimDevice}, {&m.Busybox, &o.Busybox},
-		{&m.Firmware, &o.Firmware}, {&m.Verity, &o.Verity}, {&m.InstanceID, &o.InstanceID}, {&m.FirmwareDir, &o.FirmwareDir}, {&m.VCPUType, &o.VCPUType}, {&m.Product, &o.Product}, {&m.VMM, &o.VMM},
+		{&m.Firmware, &o.Firmware}, {&m.Verity, &o.Verity}, {&m.InstanceID, &o.InstanceID}, {&m.FirmwareDir, &o.FirmwareDir},
+		{&m.UKIStub, &o.UKIStub}, {&m.VCPUType, &o.VCPUType}, {&m.Product, &o.Product}, {&m.VMM, &o.VMM},
 	} {
 		if *p.from != "" {
 			*p.to = *p.from
@@ -192,6 +196,7 @@ func (m *Manifest) Override(o *Manifest) {
 	}
 	m.Debug = m.Debug || o.Debug
 	m.Small = m.Small || o.Small
+	m.UKI = m.UKI || o.UKI
 	if o.VCPUs != 0 {
 		m.VCPUs = o.VCPUs
 	}

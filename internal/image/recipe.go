@@ -71,6 +71,8 @@ func (r *Record) manifest(stage func(in Input) (string, error), modulesDir, firm
 			m.Firmware = at
 		case "certificate":
 			m.Certificates = append(m.Certificates, at)
+		case "uki-stub":
+			m.UKI, m.UKIStub = true, at
 		case "microcode":
 			m.Microcode = append(m.Microcode, at)
 		case "file":

@@ -43,6 +43,7 @@ type Record struct {
 	Microcode       []FileRecord `json:"microcode,omitempty"` // of the archive in front of it
 	Outputs         Outputs      `json:"outputs"`
 	Measurement     *Measurement `json:"measurement"`
+	UKI             *UKI         `json:"uki,omitempty"`
 }
 
 // Tool is what made the image.
@@ -54,7 +55,7 @@ type Tool struct {
 
 // Input is one file that was read.
 type Input struct {
-	Role   string `json:"role"`           // kernel, module, builtin, guest, config, verity, certificate, file, sim-device, busybox, microcode, module-firmware, firmware
+	Role   string `json:"role"`           // kernel, module, builtin, guest, config, verity, certificate, file, sim-device, busybox, microcode, module-firmware, uki-stub, firmware
 	Name   string `json:"name"`           // the file's base name
 	Path   string `json:"path,omitempty"` // in the image
 	Size   int64  `json:"size"`           // bytes

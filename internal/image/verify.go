@@ -78,6 +78,12 @@ func Verify(rec *Record, dir string, m *Manifest, opt Options) (*Verified, error
 			return nil, err
 		}
 	}
+	if rec.UKI != nil && img.UKI != nil {
+		v.differ(UKIName, img.Record.UKI.Output, rec.UKI.Output)
+		if err := v.compareOutput(dir, UKIName, img.UKI); err != nil {
+			return nil, err
+		}
+	}
 	return v, v.compareRest(rec, img.Record)
 }
 

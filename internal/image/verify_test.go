@@ -27,6 +27,7 @@ func everything(t testing.TB) (string, *Manifest) {
 	m.Certificates = []string{certificate(t, dir)}
 	m.Files = []File{{Path: "/opt", Source: dir + "/tree"}, {Path: "/etc/x", Source: dir + "/tree/b", Mode: "4711"}, {Path: "/etc/same", Source: dir + "/tree/b"}}
 	ok(t, os.WriteFile(dir+"/amd.bin", amdMicrocode(5), 0o644), os.Mkdir(dir+"/fw", 0o755))
+	withUKI(t, dir, m)
 	m.Microcode, m.FirmwareDir = []string{dir + "/amd.bin"}, dir+"/fw"
 	m.InstanceID = strings.Repeat("1d", 32)
 	m.Compress, m.SimDevice, m.Debug, m.Busybox = Gzip, dir+"/sim-device", true, dir+"/busybox"

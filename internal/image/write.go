@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/google/renameio/v2"
@@ -21,10 +22,14 @@ func WriteDir(dir string, img *Image) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("making output folder: %w", err)
 	}
-	files := []struct {
+	type file struct {
 		name string
 		data []byte
-	}{{InitrdName, img.Initrd}, {KernelName, img.Kernel}, {CmdlineName, []byte(img.Cmdline)}, {RecordName, record}}
+	}
+	files := []file{{InitrdName, img.Initrd}, {KernelName, img.Kernel}, {CmdlineName, []byte(img.Cmdline)}, {RecordName, record}}
+	if img.UKI != nil {
+		files = slices.Insert(files, 3, file{UKIName, img.UKI})
+	}
 	pending := make([]*renameio.PendingFile, len(files))
 	errs := make([]error, len(files))
 	defer func() {
