@@ -34,7 +34,7 @@ func runAddInstance(ctx context.Context, env *applet.Env, args []string) error {
 	var sf servercmd.StateFlags
 	var lf launchFlags
 	var headers, secrets applet.Strings
-	fs := env.Flags("-state DIR -seal-key FILE -id HEX|new -image DIR [-disk-key FILE -header FILE] [-secret NAME=FILE]...",
+	fs := env.Flags("-state DIR -seal-key FILE -id HEX|new {-image DIR | -id-key HEX -image-id ID -min-svn N} [-disk-key FILE -header FILE] [-secret NAME=FILE]...",
 		"verifier add-instance -state /var/lib/attestbox -seal-key /run/credentials/seal.key -id new -image build/ -disk-key /run/disk.key -header disk.json")
 	sf.Register(fs)
 	lf.register(fs)

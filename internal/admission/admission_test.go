@@ -321,6 +321,7 @@ func TestExtensionStrict(t *testing.T) {
 
 func FuzzExtension(f *testing.F) {
 	f.Add(must(testIdentity("a.example").marshalExtension()))
+	f.Add(must(signedIdentity().marshalExtension()))
 	f.Add([]byte{0x30, 0x03, 0x02, 0x01, 0x01})
 	f.Fuzz(func(t *testing.T, der []byte) {
 		var id Identity

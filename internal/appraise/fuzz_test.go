@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"strings"
 	"testing"
 
 	"github.com/google/go-sev-guest/verify/testdata"
@@ -127,6 +128,7 @@ func FuzzVerify(f *testing.F) {
 
 func FuzzPolicy(f *testing.F) {
 	f.Add([]byte(`{"products": {"Milan": {"min_reported_tcb": {"snp": 8}}}, "measurements": ["7a1e5c266c0108dbc9bb94fa926951320940915d0aafb42464bd88b579ea158d3e1a0dc39b2c60bd95b9c480cd81841f"], "crl_grace": "72h", "vmpls": [0, 1]}`))
+	f.Add([]byte(`{"products": {"Milan": {}}, "measurements": [], "identities": [{"id_key": "` + strings.Repeat("1d", 48) + `", "image_id": "` + strings.Repeat("77", 16) + `", "min_svn": 3}]}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := appraise.ParsePolicy(b)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -163,7 +164,7 @@ func (s *shortener) entity(e claim.Entity) string {
 		}
 		return short
 	case claim.Image:
-		short := "Image[id-key: " + x.IDKey[:keep] + "..., image-id: " + x.ImageID + ", ...]"
+		short := "Image[id-key: " + x.IDKey[:keep] + "..., image-id: " + x.ImageID + ", svn >= " + strconv.FormatUint(uint64(x.MinSVN), 10) + "]"
 		if x.Instance != "" {
 			short += " with-instance[" + x.Instance[:keep] + "...]"
 		}
