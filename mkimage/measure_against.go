@@ -94,7 +94,11 @@ func (f *measureFlags) compare(cfg *measure.Config, r *reported) (*measuredAgain
 	if err != nil {
 		return nil, err
 	}
-	return &measuredAgainst{Digest: hex.EncodeToString(r.digest[:]), Same: found.Same, Changes: found.Changes, Tried: found.Tried, Notes: r.notes}, nil
+	return r.found(found), nil
+}
+
+func (r *reported) found(f *measure.Finding) *measuredAgainst {
+	return &measuredAgainst{Digest: hex.EncodeToString(r.digest[:]), Same: f.Same, Changes: f.Changes, Tried: f.Tried, Notes: r.notes}
 }
 
 // refusal is the error of a digest that differs, nil when it does not.

@@ -17,7 +17,7 @@ import (
 )
 
 // igvmFlags are those that go with -igvm. The file is the whole launch.
-var igvmFlags = []string{"igvm", "mode", "vmm", "vmm-type", "json", "explain", "output-format"}
+var igvmFlags = []string{"igvm", "mode", "vmm", "vmm-type", "json", "explain", "output-format", "against"}
 
 // measuredIGVM is the answer for an IGVM file, as -json prints it.
 type measuredIGVM struct {
@@ -38,6 +38,8 @@ type measuredIGVM struct {
 	IDBlock       *measuredIDFile `json:"id_block,omitempty"`
 	Notes         []string        `json:"notes,omitempty"`
 	Steps         []measuredStep  `json:"steps,omitempty"` // with -explain
+
+	Against *measuredAgainst `json:"against,omitempty"`
 }
 
 // measuredIDFile is the ID block of an IGVM file.
@@ -67,6 +69,13 @@ func (f *measureFlags) runIGVM(env *applet.Env, fs *applet.FlagSet) error {
 	case f.format != "hex" && f.format != "base64":
 		return fs.Usage("unknown -output-format %q", f.format)
 	}
+	var report *reported
+	if f.against != "" {
+		var err error
+		if report, err = readReported(env, f.against); err != nil {
+			return err
+		}
+	}
 	data, err := readBounded(f.igvm)
 	if err != nil {
 		return err
@@ -82,6 +91,13 @@ func (f *measureFlags) runIGVM(env *applet.Env, fs *applet.FlagSet) error {
 	out := describeIGVM(file, r)
 	sum := sha256.Sum256(data)
 	out.IGVM, out.SHA256 = f.igvm, hex.EncodeToString(sum[:])
+	if report != nil {
+		found, err := measure.IGVMAgainst(file, report.digest)
+		if err != nil {
+			return err
+		}
+		out.Against = report.found(found)
+	}
 	return f.printIGVM(env, out)
 }
 
@@ -166,11 +182,7 @@ func (f *measureFlags) printIGVM(env *applet.Env, out *measuredIGVM) error {
 	if !f.explain {
 		out.Steps = nil
 	}
-	if f.json {
-		return printJSON(env.Stdout, out)
-	}
-	_, err := fmt.Fprintln(env.Stdout, f.text(out.Digest))
-	return err
+	return f.answer(env, out, out.Digest, out.Against)
 }
 
 // facts are the guest policy and the ID block.

@@ -53,6 +53,26 @@ func TestMeasureIGVM(t *testing.T) {
 	}
 }
 
+// A report of a host that sets CR0 differently: the difference is named.
+func TestMeasureIGVMAgainst(t *testing.T) {
+	items := igvmItems()
+	name := igvmFile(t, items...)
+	digest, _, err := measureRun(t, "-igvm", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, _, err := measureRun(t, "-igvm", name, "-against", digest[:96]); err != nil || out != digest {
+		t.Errorf("the same digest: %q, %v", out, err)
+	}
+	vmsa := igvmtest.VMSA()
+	vmsa[0x158] = 0x21
+	items[len(items)-1] = igvmtest.VP(0, igvm.KVMContext, vmsa)
+	out, _, err := measureRun(t, "-igvm", igvmFile(t, items...), "-against", digest[:96])
+	if c, _ := code.Of(err); out != "" || c != code.MeasureDiffers || !strings.Contains(err.Error(), "launched with CR0 0x31") {
+		t.Errorf("another CR0: %q, %v", out, err)
+	}
+}
+
 // An ID block of another digest, and one whose signature is none, are named.
 func TestMeasureIGVMIDBlock(t *testing.T) {
 	block := igvmtest.Item{Type: igvm.TypeIDBlock, Content: make([]byte, 696)}

@@ -139,12 +139,17 @@ func (f *measureFlags) print(env *applet.Env, out *measured) error {
 	if !f.explain {
 		out.Steps = nil
 	}
+	return f.answer(env, out, out.Digest, out.Against)
+}
+
+// answer prints the JSON, or the digest if no report has another.
+func (f *measureFlags) answer(env *applet.Env, out any, digest string, a *measuredAgainst) error {
 	var differs error
-	if a := out.Against; a != nil {
+	if a != nil {
 		for _, n := range a.Notes {
 			fmt.Fprintf(env.Stderr, "%s: of the report: %s\n", env.Name, n)
 		}
-		differs = a.refusal(out.Digest)
+		differs = a.refusal(digest)
 	}
 	switch {
 	case f.json:
@@ -152,7 +157,7 @@ func (f *measureFlags) print(env *applet.Env, out *measured) error {
 			return err
 		}
 	case differs == nil:
-		if _, err := fmt.Fprintln(env.Stdout, f.text(out.Digest)); err != nil {
+		if _, err := fmt.Fprintln(env.Stdout, f.text(digest)); err != nil {
 			return err
 		}
 	}

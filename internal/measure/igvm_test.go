@@ -270,3 +270,86 @@ func TestIGVMKnownAnswer(t *testing.T) {
 		t.Errorf("digest %x, want %x", r.Digest, want)
 	}
 }
+
+// The pages that a report is searched with are those of the digest, for any file.
+func TestIGVMLoads(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	for range 100 {
+		f, err := igvm.Parse(random(rng))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := IGVM(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := igvmDigest(f, igvmLoads(f, f.For(r.Supported)), 0); got != r.Digest {
+			t.Fatalf("digest %x, want %x", got, r.Digest)
+		}
+	}
+}
+
+// A host that loads a file otherwise is found, by the digest of a file that says so.
+func TestIGVMAgainst(t *testing.T) {
+	snp := igvmtest.Platform(igvm.SEVSNP, igvmtest.Mask)
+	page := func(gpa uint64) igvmtest.Item {
+		return igvmtest.Page(gpa, igvm.PageNormal, 0, bytes.Repeat([]byte{7}, igvm.PageSize))
+	}
+	area, insert := igvmtest.Area(1, 0x1000), igvmtest.Insert(1, 0x80000)
+	early := igvmtest.VMSA()
+	early[0x158] = 0x21
+	vp := igvmtest.VP(0, vmsaGPA, igvmtest.VMSA())
+	file := func(items ...igvmtest.Item) []byte {
+		return igvmtest.File(1, append([]igvmtest.Item{snp}, items...)...)
+	}
+	says := []igvmtest.Item{page(0x1000), page(0x5000), page(0x6000), area, insert, igvmtest.VP(0, 0x90000, early), page(0x7000), igvmtest.VP(1, 0x91000, igvmtest.VMSA())}
+	for name, tc := range map[string]struct {
+		file, host []byte
+		want       []string
+	}{
+		"as it says": {file(says...), file(says...), nil},
+		"QEMU and KVM": {file(says...), file(page(0x1000), area, insert, page(0x5000), page(0x6000), page(0x7000), vp),
+			[]string{igvmWayNames[0], igvmWayNames[2], igvmWayNames[3], igvmWayNames[5]}},
+		"QEMU, a page that seems to go on": {file(page(0x1000), area, insert, page(0x2000), igvmtest.Area(2, 0x1000), igvmtest.Insert(2, 0x90000), vp),
+			file(area, insert, page(0x1000), igvmtest.Area(2, 0x1000), igvmtest.Insert(2, 0x90000), page(0x2000), vp),
+			[]string{igvmWayNames[0]}},
+		"vCPU last": {file(vp, page(0x1000)), file(page(0x1000), vp), []string{igvmWayNames[1]}},
+		"CR0":       {file(page(0x1000), igvmtest.VP(0, vmsaGPA, early)), file(page(0x1000), vp), []string{igvmWayNames[3]}},
+		"DebugSwap": {file(page(0x1000), vp), file(page(0x1000), igvmtest.VP(0, vmsaGPA, debugSwap())), []string{igvmWayNames[4]}},
+		"shared": {file(igvmtest.Page(0, igvm.PageNormal, igvm.FlagShared, nil), page(0x1000), vp), file(igvmtest.Page(0, igvm.PageNormal, 0, nil), page(0x1000), vp),
+			[]string{igvmWayNames[7]}},
+	} {
+		f, err := igvm.Parse(tc.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := IGVMAgainst(f, measureIGVM(t, tc.host).Digest)
+		if err != nil || !slices.Equal(got.Changes, tc.want) || got.Same != (tc.want == nil) {
+			t.Errorf("%s: %+v, %v; want %q", name, got, err, tc.want)
+		}
+	}
+	f, err := igvm.Parse(file(says...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := IGVMAgainst(f, [48]byte{1}); err != nil || got.Same || got.Changes != nil || got.Tried < 64 {
+		t.Errorf("another digest: %+v, %v", got, err)
+	}
+	// The processor's zero page cannot be said by a file.
+	f, err = igvm.Parse(file(igvmtest.Page(0x1000, igvm.PageNormal, 0, nil), vp))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &chain{}
+	c.empty("", PageZero, 0x1000, PageSize)
+	c.vmsas("", (*[PageSize]byte)(igvmtest.VMSA()), 1)
+	if got, err := IGVMAgainst(f, c.ld); err != nil || !slices.Equal(got.Changes, []string{igvmWayNames[6]}) {
+		t.Errorf("zero page: %+v, %v", got, err)
+	}
+}
+
+func debugSwap() []byte {
+	b := igvmtest.VMSA()
+	b[0x3b0] |= featureDebugSwap
+	return b
+}

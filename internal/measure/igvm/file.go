@@ -196,6 +196,7 @@ func (f *File) header(t Type, b []byte) error {
 	if err := f.checkHeader(&h); err != nil {
 		return err
 	}
+	h.Index = len(f.Headers)
 	f.Headers = append(f.Headers, h)
 	return nil
 }

@@ -74,6 +74,7 @@ const (
 // have are zero.
 type Header struct {
 	Type       Type
+	Index      int    // its place among the file's Headers
 	Mask       uint32 // platforms; all of them where the type has none
 	GPA        uint64
 	Size       uint64 // bytes of guest memory
