@@ -296,8 +296,17 @@ func runGrant(_ context.Context, env *applet.Env, args []string) error {
 }
 
 func runSucceed(_ context.Context, env *applet.Env, args []string) error {
+	return newAndOld(env, args, claim.MaySucceed, "policy succeed -dir bank web-2 web-1")
+}
+
+func runRenew(_ context.Context, env *applet.Env, args []string) error {
+	return newAndOld(env, args, claim.Renews, "policy renew -dir bank web-2 web-1")
+}
+
+// newAndOld adds what is said of a newer measurement and an older one.
+func newAndOld(env *applet.Env, args []string, verb claim.Verb, example string) error {
 	var e editFlags
-	fs := env.Flags("-dir DIR NEW OLD", "policy succeed -dir bank web-2 web-1")
+	fs := env.Flags("-dir DIR NEW OLD", example)
 	e.register(fs)
 	pos, err := e.start(env, fs, args, 2)
 	if err != nil {
@@ -318,5 +327,5 @@ func runSucceed(_ context.Context, env *applet.Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return e.add(e.days, time.Now(), next+" may-succeed "+old)
+	return e.add(e.days, time.Now(), next+" "+string(verb)+" "+old)
 }

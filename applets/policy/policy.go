@@ -34,6 +34,7 @@ func commands() []command {
 		{"trust-root", "trust a hardware root, or a simulated enclave's key", runTrustRoot},
 		{"require", "require properties of a platform", runRequire},
 		{"grant", "let a measurement read, write or serve, or a key serve", runGrant},
+		{"renew", "an instance that was seen as a new image does not go back to an old one", runRenew},
 		{"succeed", "let a new image open the stores of an old one", runSucceed},
 		{"delegate", "let an issuer's key sign admission certificates", runDelegate},
 		{"revoke", "revoke a measurement, key, chip, claim or certificate", runRevoke},

@@ -43,12 +43,12 @@ func stateOf(i *server.Instance, b *server.Boots) string {
 
 func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	verbs := map[string]func(context.Context, *applet.Env, *server.State, *instanceFlags) error{
-		"list": instanceList, "show": instanceShow, "allow": instanceAllow, "clear": instanceClear, "decommission": instanceDecommission,
+		"list": instanceList, "show": instanceShow, "allow": instanceAllow, "renew": instanceRenew, "clear": instanceClear, "decommission": instanceDecommission,
 		"accept-rollback": instanceAcceptRollback, "bundle-floor": instanceBundleFloor,
 		"approve": instanceApprove, "reject": instanceReject, "rotate": instanceRotate, "disk": instanceDisk,
 	}
 	if len(args) == 0 || verbs[args[0]] == nil {
-		return applet.WithHint(applet.Usage("want list, show, allow, approve, reject, rotate, disk, bundle-floor, clear, accept-rollback or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
+		return applet.WithHint(applet.Usage("want list, show, allow, renew, approve, reject, rotate, disk, bundle-floor, clear, accept-rollback or decommission"), "for example: verifier instance list -state DIR -seal-key FILE")
 	}
 	verb := args[0]
 	var f instanceFlags
@@ -57,7 +57,7 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 	if !special {
 		operands = " ID"
 	}
-	fs := env.Flags("list|show|allow|approve|reject|rotate|disk|bundle-floor|clear|accept-rollback|decommission -state DIR -seal-key FILE [flags] [ID [DIGEST|VERSION]]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+operands)
+	fs := env.Flags("list|show|allow|renew|approve|reject|rotate|disk|bundle-floor|clear|accept-rollback|decommission -state DIR -seal-key FILE [flags] [ID [DIGEST|VERSION]]", "verifier instance "+verb+" -state /var/lib/attestbox -seal-key /run/credentials/seal.key"+operands)
 	f.state.Register(fs)
 	switch verb {
 	case "list", "show":
@@ -66,6 +66,8 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 		f.launch.register(fs)
 		fs.BoolVar(&f.only, "only", false, "and forget the launch digests and ID keys allowed before")
 		f.may.register(fs)
+	case "renew":
+		f.launch.register(fs)
 	case "disk":
 		f.disk.register(fs)
 	case "bundle-floor":
@@ -122,6 +124,15 @@ func runInstance(ctx context.Context, env *applet.Env, args []string) error {
 			if f.measurements, err = f.launch.measurements(); err != nil {
 				return err
 			}
+		}
+	}
+	if verb == "renew" {
+		var err error
+		if f.launch.identified() {
+			return fs.Usage("an ID key renews by its least SVN: verifier instance allow -id-key")
+		}
+		if f.measurements, err = f.launch.measurements(); err != nil {
+			return err
 		}
 	}
 	if verb == "accept-rollback" {
@@ -218,7 +229,17 @@ func instanceShow(ctx context.Context, env *applet.Env, st *server.State, f *ins
 		fmt.Fprintf(w, "id-source    image: HOST_DATA must be zeros\n")
 	}
 	for _, m := range i.Measurements {
-		fmt.Fprintf(w, "launch       %s\n             %s\n", m.Digest, m.Source)
+		pending := ""
+		if m.Pending() {
+			pending = "  pending: when it has booted, those before it are dropped"
+		}
+		fmt.Fprintf(w, "launch       %s%s\n             %s\n", m.Digest, pending, m.Source)
+	}
+	for _, p := range i.Promotions {
+		fmt.Fprintf(w, "promoted     %s, by boot %d, %s\n", p.Digest, p.Boot, stamp(p.Time))
+		for _, d := range p.Dropped {
+			fmt.Fprintf(w, "  dropped    %s\n", d)
+		}
 	}
 	for _, d := range i.Identities {
 		fmt.Fprintf(w, "signed by    %v\n             image ID %s, SVN %d or above\n", d.IDKey, idblock.ShowID(d.ImageID), d.MinSVN)
@@ -310,6 +331,19 @@ func instanceAllow(ctx context.Context, env *applet.Env, st *server.State, f *in
 	for _, d := range f.identities {
 		fmt.Fprintf(env.Stderr, "allowed what is signed: %v\n", d)
 	}
+	return nil
+}
+
+// instanceRenew is the owner's half of an update: the new image may boot, and
+// once it has, the old one may not.
+func instanceRenew(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
+	if err := st.Renew(ctx, f.id, f.measurements, time.Now()); err != nil {
+		return err
+	}
+	for _, m := range f.measurements {
+		fmt.Fprintf(env.Stderr, "pending %s: %s\n", m.Digest, m.Source)
+	}
+	fmt.Fprintln(env.Stderr, "the launch digests before it are dropped when it has booted and opened its disk")
 	return nil
 }
 

@@ -129,6 +129,11 @@ func (c *Claim) CheckForPolicy(policyKey Key) error {
 		return checkRequirement(cl.Subject.(Platform))
 	case SpeaksFor, IsEnvironment, EnvironmentPlatformIsTrusted, EnvironmentMeasurementIsTrusted:
 		return fmt.Errorf("%s is what evidence shows, not what a policy says", cl.Verb)
+	case Renews:
+		n, o := cl.Subject.(Measurement), cl.Object.(Measurement)
+		if n.Digest == o.Digest || o.Instance != "" {
+			return fmt.Errorf("%s is said of two measurements; of one instance alone, say it of the first: Measurement[new] with-instance[...] renews Measurement[old]", cl.Verb)
+		}
 	case TakesIDFromImage:
 		if m := cl.Subject.(Measurement); m.Instance == "" || len(m.Digest) != 96 {
 			return fmt.Errorf("%s is said of a launch digest, with-instance[...] of the ID that its image brings", cl.Verb)

@@ -120,11 +120,37 @@ func TestHandwritten(t *testing.T) {
 	}
 }
 
+// What several claims say together.
+func TestRefusedTogether(t *testing.T) {
+	m := func(b string) string { return "Measurement[" + strings.Repeat(b, 48) + "]" }
+	of := func(id string) string {
+		return m("a1") + " with-instance[" + strings.Repeat(id, 32) + "] takes-id-from-image"
+	}
+	for _, tc := range []struct {
+		lines []string
+		why   string
+	}{
+		{[]string{m("a1") + " renews " + m("b1"), m("b1") + " renews " + m("c1"), m("c1") + " renews " + m("a1")}, "by way of another"},
+		{[]string{of("1d"), of("2d")}, "cannot bring both"},
+	} {
+		if _, err := Parse([]byte(text(t, tc.lines...))); err == nil || !strings.Contains(err.Error(), tc.why) {
+			t.Errorf("%q: %v", tc.lines, err)
+		}
+		if _, err := Parse([]byte(text(t, tc.lines[:len(tc.lines)-1]...))); err != nil {
+			t.Errorf("without the last: %v", err)
+		}
+	}
+}
+
 // Every line here is refused, with a reason that has the given words.
 func TestRefused(t *testing.T) {
 	edkey := "Key[ed25519, x, " + hash + "]"
 	for _, tc := range []struct{ line, why string }{
 		{"Measurement[" + digestA + "] is-nice", "unknown verb"},
+		{"Measurement[" + digestA + "] renews Measurement[" + digestA + "]", "two measurements"},
+		{"Measurement[" + digestA + "] renews Measurement[" + strings.Repeat("b2", 48) + "] with-instance[" + hash + "]", "two measurements"},
+		{"Measurement[" + digestA + "] takes-id-from-image", "with-instance"},
+		{"Measurement[" + prog + "] with-instance[" + hash + "] takes-id-from-image", "launch digest"},
 		{"Measurement[" + digestA + "] is-trusted; from 2026-01-01 to never", "time"},
 		{"Measurement[" + digestA + "] is-trusted; from 2026-02-01 to 2026-01-01", "ends before"},
 		{"Measurement[" + digestA + "] is-trusted; from 2026-01-01", "want"},

@@ -296,6 +296,9 @@ func (r *reader) finish() error {
 			brings[m.Digest] = m.Instance
 		}
 	}
+	if err := r.checkRenewals(); err != nil {
+		return err
+	}
 	for _, c := range r.p.Claims() {
 		if c.Revokes() && revokedSerial[Serial(c.Serial)] {
 			return fmt.Errorf("claim %d is a revocation, which is not revoked but removed", c.Serial)
@@ -310,6 +313,43 @@ func (r *reader) finish() error {
 	}
 	if len(r.amd) > 0 && len(r.other) > 0 {
 		return code.Wrap(code.PolicyMixedRoots, fmt.Errorf("%w: %s beside %s", ErrMixedRoots, r.other[0].Name, r.amd[0].Name))
+	}
+	return nil
+}
+
+// checkRenewals refuses measurements that renew each other: whichever booted, the
+// instance could never be updated again.
+func (r *reader) checkRenewals() error {
+	renewed := map[string][]string{}
+	for _, c := range r.p.Claims() {
+		if cl := c.Statement.Clause; cl.Verb == Renews {
+			n, o := cl.Subject.(Measurement).Digest, cl.Object.(Measurement).Digest
+			renewed[n] = append(renewed[n], o)
+		}
+	}
+	const begun, done = 1, 2
+	state := map[string]int{}
+	var walk func(string) error
+	walk = func(n string) error {
+		switch state[n] {
+		case begun:
+			return fmt.Errorf("Measurement[%s...] renews itself by way of another", n[:16])
+		case done:
+			return nil
+		}
+		state[n] = begun
+		for _, o := range renewed[n] {
+			if err := walk(o); err != nil {
+				return err
+			}
+		}
+		state[n] = done
+		return nil
+	}
+	for n := range renewed {
+		if err := walk(n); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -27,7 +27,10 @@ const (
 	// TakesIDFromImage is said of a measurement with its instance: the image
 	// brings that ID, so the measurement proves it, and HOST_DATA is zeros.
 	TakesIDFromImage Verb = "takes-id-from-image"
-	IsRevoked        Verb = "is-revoked"
+	// Renews is said of two measurements: an instance that was seen as the first
+	// is not admitted as the second any more.
+	Renews    Verb = "renews"
+	IsRevoked Verb = "is-revoked"
 )
 
 // verbs says what each verb stands between; a verb without objects has none.
@@ -47,6 +50,7 @@ var verbs = map[Verb]struct{ subject, object kinds }{
 	MaySucceed:                      {kindMeasurement | kindImage, kindMeasurement | kindImage},
 	MayNominate:                     {kindMeasurement | kindImage, 0},
 	TakesIDFromImage:                {kindMeasurement, 0},
+	Renews:                          {kindMeasurement, kindMeasurement},
 	IsRevoked:                       {kindKey | kindMeasurement | kindChip | kindSerial | kindCertificate, 0},
 }
 

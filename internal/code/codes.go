@@ -193,6 +193,7 @@ const (
 	MaintainRotation       Code = "maintain-rotation"
 	LaunchDiffers          Code = "launch-differs"
 	MeasurementIncomplete  Code = "measurement-incomplete"
+	MeasurementRenewed     Code = "measurement-renewed"
 	PlatformRefused        Code = "platform-refused"
 	SealKey                Code = "seal-key"
 	StateLocked            Code = "state-locked"
@@ -416,6 +417,7 @@ var table = map[Code]string{
 	MaintainNominate:       "a launch digest that a running VM nominated is not acceptable",
 	MaintainRefused:        "the verifier refused to maintain anything for this VM",
 	MaintainRotation:       "the disk key of this VM may not be changed now, or not by the VM",
+	MeasurementRenewed:     "the instance was seen as an image that renews this one, and does not go back",
 	MeasurementIncomplete:  "nothing shows that the launch digest covers kernel, initramfs and command line",
 	PlatformRefused:        "evidence of this platform is not accepted",
 	SealKey:                "the seal key does not open the verifier's state, or must not lie where it does",

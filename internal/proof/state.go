@@ -65,8 +65,13 @@ func (s *standing) find(want func(claim.Clause) bool) (good, stale *claim.Claim)
 	return nil, stale
 }
 
+// unrevoked says whether neither a claim nor its subject is revoked.
+func (s *standing) unrevoked(c *claim.Claim) bool {
+	return s.revokes(claim.Serial(c.Serial)) == nil && s.revokes(c.Statement.Clause.Subject) == nil
+}
+
 // counts says whether a claim is in force and neither it nor its subject is
 // revoked.
 func (s *standing) counts(c *claim.Claim) bool {
-	return c.InForce(s.now) && s.revokes(claim.Serial(c.Serial)) == nil && s.revokes(c.Statement.Clause.Subject) == nil
+	return c.InForce(s.now) && s.unrevoked(c)
 }

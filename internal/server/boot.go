@@ -255,7 +255,7 @@ func (st *State) RecordOutcome(ctx context.Context, i *Instance, o *wire.Outcome
 		return err
 	}
 	// Before the acknowledgement: the outcome comes again if this fails.
-	return st.promote(ctx, o.ID, measurement)
+	return st.promote(ctx, o.ID, measurement, o.Boot, now)
 }
 
 func (i *Instance) hasHeader(h wire.Hex32) bool {

@@ -87,9 +87,14 @@ func (s *Server) decideCertify(ctx context.Context, x *exchange, t *wire.Certify
 		s.fault(x, d, err)
 		return
 	}
-	d.Decision = Admitted
+	renewed := dom.renewalsBy(adm.identity.Instance, hex.EncodeToString(adm.identity.Measurement), now)
+	d.Decision, d.Alert = Admitted, renewalAlert(renewed)
 	if err := s.record(x, d); err != nil {
 		s.fault(x, d, err) // not on record: not given
+		return
+	}
+	if err := dom.keepRenewals(ctx, renewed); err != nil {
+		s.fault(x, d, err)
 		return
 	}
 	s.answer(x, answer)
@@ -134,6 +139,9 @@ func (d *Domain) admit(ctx context.Context, a *asked, csr []byte) (*admitted, *s
 		id.Roles = []string{a.role}
 	}
 	id.SPKI = sha256.Sum256(a.spki)
+	if r := cur.renewed.refuses(&id); r != nil {
+		return nil, s, code.Wrap(code.MeasurementRenewed, &errRenewed{r})
+	}
 	if cur.revoked(&id) {
 		return nil, s, code.Wrap(code.AdmissionRevoked, fmt.Errorf("%w: %s", admission.ErrRevoked, &id))
 	}

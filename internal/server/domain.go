@@ -71,6 +71,8 @@ type inForce struct {
 	policy *claim.VerifiedPolicy
 	signed []byte
 	floor  uint64
+	// renewed is what instances may not go back to; all policies of a domain share it.
+	renewed *renewals
 }
 
 // OpenDomain opens a domain with the policy that cfg.Policy reads now. A policy
@@ -173,6 +175,12 @@ func (d *Domain) Reload(ctx context.Context, now time.Time) (changed bool, err e
 		return false, fmt.Errorf("reading the policy: %w", err)
 	}
 	was := d.current.Load()
+	var renewed *renewals
+	if was != nil {
+		renewed = was.renewed
+	} else if renewed, err = d.st.loadRenewals(ctx, d.name); err != nil {
+		return false, err
+	}
 	if was != nil && bytes.Equal(was.signed, signed) {
 		return false, nil
 	}
@@ -206,7 +214,10 @@ func (d *Domain) Reload(ctx context.Context, now time.Time) (changed bool, err e
 			return false, err
 		}
 	}
-	d.current.Store(&inForce{rulesOf: rules, policy: p, signed: signed, floor: r.Floor})
+	if err := d.dropRenewals(ctx, renewed, rules); err != nil {
+		return false, err
+	}
+	d.current.Store(&inForce{rulesOf: rules, policy: p, signed: signed, floor: r.Floor, renewed: renewed})
 	d.mu.Lock()
 	close(d.changed)
 	d.changed = make(chan struct{})
@@ -286,5 +297,5 @@ func (d *Domain) greeting() *admission.Trust {
 func (d *Domain) OnPolicy() map[string]any {
 	cur := d.current.Load()
 	digest := cur.policy.Digest()
-	return map[string]any{"domain": d.name, "version": cur.policy.Version(), "floor": cur.floor, "digest": hex.EncodeToString(digest[:]), "amd": cur.policy.AMD()}
+	return map[string]any{"domain": d.name, "version": cur.policy.Version(), "floor": cur.floor, "digest": hex.EncodeToString(digest[:]), "amd": cur.policy.AMD(), "renewals": cur.renewed.count()}
 }

@@ -52,7 +52,23 @@ type Measurement struct {
 	// Nominated is when the running VM named it as its successor, Unix seconds;
 	// 0 for one that the owner allowed, or that has booted since.
 	Nominated int64 `json:"nominated,omitempty"`
+	// ByOwner says that it was the owner who named it, with instance renew.
+	ByOwner bool `json:"by_owner,omitempty"`
 }
+
+// Pending says that the digest may boot, and has not yet.
+func (m *Measurement) Pending() bool { return m.Nominated != 0 }
+
+// Promotion is a launch digest that has booted and what was dropped for it.
+type Promotion struct {
+	Digest  string   `json:"digest"`
+	Dropped []string `json:"dropped"`
+	Boot    uint64   `json:"boot"`
+	Time    int64    `json:"time"` // Unix seconds
+}
+
+// maxPromotions bounds those that are kept.
+const maxPromotions = 8
 
 // Instance is a registered VM, without its secrets.
 type Instance struct {
@@ -79,6 +95,7 @@ type Instance struct {
 	MayRotate   bool         `json:"may_rotate,omitempty"`
 	MayNominate bool         `json:"may_nominate,omitempty"`
 	Nominations []Nomination `json:"nominations,omitempty"` // oldest first
+	Promotions  []Promotion  `json:"promotions,omitempty"`  // latest first, at most maxPromotions
 
 	// BundleFloor is the lowest version of a bundle that may start, see
 	// Approve; 0: the instance's images are no stage 1.

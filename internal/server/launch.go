@@ -195,6 +195,13 @@ func (s *Server) outcome(ctx context.Context, x *exchange, o *wire.Outcome) {
 		s.refuse(x, d, code.InstanceDecommissioned, code.LaunchRefused, "the instance was decommissioned")
 		return
 	}
+	booted := ""
+	if b, err := s.State.Boots(ctx, o.ID); err != nil {
+		s.fault(x, d, err)
+		return
+	} else if len(b.Current) == 1 {
+		booted = b.Current[0].Measurement
+	}
 	if err := s.State.RecordOutcome(ctx, inst, o, now); errors.Is(err, ErrOutcome) {
 		s.refuse(x, d, code.BootOutcome, code.LaunchRefused, err.Error())
 		return
@@ -219,10 +226,30 @@ func (s *Server) outcome(ctx context.Context, x *exchange, o *wire.Outcome) {
 		return
 	}
 	d.Decision = Recorded
-	if o.Result != wire.ResultOpened {
+	var dom *Domain
+	var renewed []renewal
+	switch {
+	case o.Result != wire.ResultOpened:
 		d.Alert = "the guest could not use its release"
+	default:
+		if inst.nominated(booted) {
+			d.Alert = fmt.Sprintf("launch digest %s has booted: those before it are dropped", booted)
+		}
+		if dom = s.domain(inst.Domain); dom != nil && inst.Domain != "" {
+			renewed = dom.renewalsBy(o.ID, booted, now)
+			d.Alert = joinAlerts(d.Alert, renewalAlert(renewed))
+		}
 	}
-	s.record(x, d)
+	if err := s.record(x, d); err != nil && len(renewed) > 0 {
+		s.fault(x, d, err) // not on record: it comes again
+		return
+	}
+	if len(renewed) > 0 {
+		if err := dom.keepRenewals(ctx, renewed); err != nil {
+			s.fault(x, d, err)
+			return
+		}
+	}
 	s.answer(x, &wire.Ack{Exchange: x.id, Boot: o.Boot, Time: now.Unix(), MinPolicyVersion: s.policyFloor(inst, cfg)})
 }
 

@@ -74,7 +74,7 @@ func (i *Instance) approve(digest string, now time.Time) error {
 // boundNominated drops the oldest digests that have not booted, beyond
 // wire.MaxNominations of them: first those that wait, which nobody may boot.
 func (i *Instance) boundNominated() {
-	unbooted := func(m Measurement) bool { return m.Nominated != 0 }
+	unbooted := func(m Measurement) bool { return m.Pending() && !m.ByOwner }
 	count := len(i.Nominations)
 	for _, m := range i.Measurements {
 		if unbooted(m) {
@@ -92,19 +92,56 @@ func (i *Instance) boundNominated() {
 }
 
 // promote drops what a nominated digest succeeds, once it has booted: all but
-// itself and those nominated after it. It only narrows.
-func (st *State) promote(ctx context.Context, id wire.Hex32, digest string) error {
+// itself and those nominated after it. What the owner named and has not booted
+// stays where the VM's own nomination did. It only narrows.
+func (st *State) promote(ctx context.Context, id wire.Hex32, digest string, boot uint64, now time.Time) error {
 	i, err := st.Instance(ctx, id)
 	if err != nil || !i.nominated(digest) {
 		return err
 	}
 	return st.update(ctx, id, func(i *Instance) error {
-		at := slices.IndexFunc(i.Measurements, func(m Measurement) bool { return m.Digest == digest && m.Nominated != 0 })
+		at := slices.IndexFunc(i.Measurements, func(m Measurement) bool { return m.Digest == digest && m.Pending() })
 		if at < 0 {
 			return nil
 		}
-		i.Measurements = slices.DeleteFunc(slices.Clone(i.Measurements[at:]), func(m Measurement) bool { return m.Nominated == 0 })
-		i.Measurements[0].Nominated = 0
+		done := i.Measurements[at]
+		done.Nominated = 0
+		kept, p := []Measurement{done}, Promotion{Digest: digest, Dropped: []string{}, Boot: boot, Time: now.Unix()}
+		for n, m := range i.Measurements {
+			switch {
+			case n == at:
+			case m.Pending() && (n > at || m.ByOwner && !done.ByOwner):
+				kept = append(kept, m)
+			default:
+				p.Dropped = append(p.Dropped, m.Digest)
+			}
+		}
+		i.Measurements = kept
+		i.Promotions = append([]Promotion{p}, i.Promotions...)
+		i.Promotions = i.Promotions[:min(len(i.Promotions), maxPromotions)]
+		return nil
+	})
+}
+
+// Renew is the owner's word that an instance may boot further launch digests:
+// pending until one of them has booted and reported opened, which drops the
+// digests before it. Until then those are the way back.
+func (st *State) Renew(ctx context.Context, id wire.Hex32, list []Measurement, now time.Time) error {
+	return st.UpdateInstance(ctx, id, func(i *Instance) error {
+		switch {
+		case len(i.Identities) > 0:
+			return errors.New("an ID key says what this instance boots: raise its least SVN in place of renewing launch digests")
+		case len(i.Measurements) == 0:
+			return errors.New("the instance has no launch digest of its own: let the policy say Measurement[new] renews Measurement[old]")
+		}
+		for _, m := range list {
+			if slices.ContainsFunc(i.Measurements, func(h Measurement) bool { return h.Digest == m.Digest && !h.Pending() }) {
+				return fmt.Errorf("launch digest %.16s... is one of the instance's already", m.Digest)
+			}
+			i.Measurements = slices.DeleteFunc(slices.Clone(i.Measurements), func(h Measurement) bool { return h.Digest == m.Digest })
+			m.Nominated, m.ByOwner = now.Unix(), true
+			i.Measurements = append(i.Measurements, m)
+		}
 		return nil
 	})
 }

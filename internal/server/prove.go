@@ -219,8 +219,12 @@ func (s *shown) take(all []appraise.Finding) {
 	s.checked, s.findings = v.Checked, v.Findings
 }
 
-// revoked says whether the policy in force takes an admission back.
+// revoked says whether the policy in force takes an admission back, or the
+// instance was seen as an image that renews this one.
 func (c *inForce) revoked(id *admission.Identity) bool {
+	if c.renewed.refuses(id) != nil {
+		return true
+	}
 	for _, e := range entities(id) {
 		if _, yes := c.auth.Revoked(e); yes {
 			return true

@@ -1,0 +1,202 @@
+package server
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"attestbox/internal/appraise"
+	"attestbox/internal/client"
+	"attestbox/internal/code"
+	"attestbox/internal/platform"
+	"attestbox/internal/secret"
+	"attestbox/internal/wire"
+)
+
+// boots launches an image under an ID and reports how it ended.
+func (w *world) boots(image [48]byte, id wire.Hex32, result string) error {
+	w.t.Helper()
+	ctx := ctxFor(w.t)
+	rel, err := client.Launch(ctx, w.client(w.started(image, id).Platform()))
+	if err != nil {
+		return err
+	}
+	defer rel.Close()
+	reason, opened := code.LUKSWrongKey, []wire.Hex32(nil)
+	if result == wire.ResultOpened {
+		reason = ""
+		for _, h := range rel.Payload.Headers {
+			opened = append(opened, digestOf(w.t, h))
+		}
+	}
+	_, err = rel.Report(ctx, result, reason, opened)
+	return err
+}
+
+// The owner names the next image of an instance. Until it has booted the old one
+// is the way back; from then on it is refused.
+func TestRenewByOwner(t *testing.T) {
+	w := newWorld(t, nil)
+	ctx := context.Background()
+	id, other := newID(), newID()
+	w.add(id, Takeover)
+	w.add(other, Takeover)
+	next := [48]byte{0xbb, 1}
+	pending := []Measurement{{Digest: hex48(next), Source: "computed from image b"}}
+	if err := w.boots(next, id, wire.ResultOpened); err == nil {
+		t.Fatal("not pending yet: released")
+	}
+	if err := w.state.Renew(ctx, id, pending, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	// The host starts it so that it fails: nothing is lost.
+	if err := w.boots(next, id, wire.ResultFailed); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.boots(digest, id, wire.ResultOpened); err != nil {
+		t.Fatalf("the old image after a failed boot of the new one: %v", err)
+	}
+	if i := w.instance(id); len(i.Measurements) != 2 || !i.Measurements[1].Pending() || len(i.Promotions) != 0 {
+		t.Fatalf("%+v", i.Measurements)
+	}
+	// The running VM's own nominations do not push it out, nor does the boot of one.
+	if err := w.state.UpdateInstance(ctx, id, func(i *Instance) error { i.MayNominate = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for b := byte(1); b < 5; b++ {
+		if _, err := w.state.Nominate(ctx, id, nomination(b), hex48(digest), true, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.boots([48]byte{4, 1}, id, wire.ResultOpened); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.boots(next, id, wire.ResultOpened); err != nil {
+		t.Fatalf("the owner's next image: %v", err)
+	}
+	i := w.instance(id)
+	if len(i.Measurements) != 1 || i.Measurements[0].Digest != hex48(next) || i.Measurements[0].Pending() {
+		t.Fatalf("after the boot: %+v", i.Measurements)
+	}
+	if p := i.Promotions; len(p) != 2 || p[0].Digest != hex48(next) || p[0].Boot == 0 || len(p[0].Dropped) != 1 {
+		t.Errorf("promotions %+v", p)
+	}
+	if !strings.Contains(w.log.String(), "launch digest "+hex48(next)+" has booted") {
+		t.Error("the log does not say that it was promoted")
+	}
+	w.refused("the old image", w.claims(id, w.started(digest, id)), code.MeasurementUnknown)
+	if err := w.boots(digest, other, wire.ResultOpened); err != nil {
+		t.Errorf("the rest of the fleet: %v", err)
+	}
+	for what, err := range map[string]error{
+		"one that it has":        w.state.Renew(ctx, id, pending, time.Now()),
+		"of an unknown instance": w.state.Renew(ctx, newID(), pending, time.Now()),
+	} {
+		if err == nil {
+			t.Errorf("%s: renewed", what)
+		}
+	}
+}
+
+// In a domain the policy says which image renews which, and each instance that
+// was seen as the newer one stays there.
+func TestPolicyRenews(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	m := func(d [48]byte) string { return "Measurement[" + hex48(d) + "]" }
+	imageD := [48]byte{0xD4}
+	lines := append(w.policyLines(), m(imageD)+" is-trusted", m(imageB)+" renews "+m(imageA), m(imageD)+" renews "+m(imageB))
+	w.sign(2, lines...)
+	w.reload()
+	vm := func(image [48]byte, id wire.Hex32) platform.Platform { return w.started(image, id).Platform() }
+	id1, id2, id3 := newID(), newID(), newID()
+	refused := func(what string, image [48]byte, id wire.Hex32) {
+		t.Helper()
+		if _, _, err := w.certify(vm(image, id), ""); err == nil {
+			t.Errorf("%s: admitted", what)
+		} else if got := w.lastDecision(); !strings.Contains(got, "code="+string(code.MeasurementRenewed)) {
+			t.Errorf("%s: %s", what, got)
+		}
+	}
+	admitted := func(what string, image [48]byte, id wire.Hex32) {
+		t.Helper()
+		if _, _, err := w.certify(vm(image, id), ""); err != nil {
+			t.Errorf("%s: %v (%s)", what, err, w.lastDecision())
+		}
+	}
+	old := w.mustCertify(vm(imageA, id1))
+	admitted("the old image on another instance", imageA, id2)
+	admitted("the new image", imageB, id1)
+	if got := w.lastDecision(); !strings.Contains(got, "may not go back to "+hex48(imageA)) {
+		t.Errorf("the decision has no alert: %s", got)
+	}
+	refused("the old image, after the new one", imageA, id1)
+	admitted("the new image again", imageB, id1)
+	admitted("the rest of the fleet", imageA, id2)
+	// A certificate from before serves no more either.
+	if k, err := client.DialKeys(ctxFor(t), w.keysConfig(old)); err == nil {
+		if _, err = k.Get(ctxFor(t), "db/x", 0); err == nil {
+			t.Error("the old image's certificate was served")
+		}
+	}
+	// By way of an image that was left out.
+	admitted("two versions at once", imageD, id3)
+	refused("the first version", imageA, id3)
+	refused("the second version", imageB, id3)
+	// Time does not widen it: claims end, what was narrowed stays.
+	w.advance(80 * 24 * time.Hour)
+	refused("the old image, late", imageA, id1)
+
+	// Another server process, from the same state.
+	d, err := OpenDomain(context.Background(), w.state, w.domain.cfg, ProverConfig{}, w.now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := d.current.Load().renewed.count(); n != 3 {
+		t.Errorf("%d renewals after a restart, want 3", n)
+	}
+	// A new version that still says so changes nothing.
+	w.sign(3, append(lines, m(imageC)+" is-revoked")...)
+	w.reload()
+	refused("the old image, under a new version", imageA, id1)
+	// The owner's word in a new version: image B was bad.
+	w.sign(4, append(lines, m(imageC)+" is-revoked", m(imageB)+" is-revoked")...)
+	w.reload()
+	admitted("the old image, after its owner revoked the new one", imageA, id1)
+	if n := w.domain.current.Load().renewed.count(); n != 1 {
+		t.Errorf("%d renewals, want that of id3's newest alone", n)
+	}
+}
+
+// A launch narrows when it reported that it opened its disk, not before.
+func TestPolicyRenewsLaunch(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	m := func(d [48]byte) string { return "Measurement[" + appraise.Hex48(d).String() + "]" }
+	w.sign(2, append(w.policyLines(), m(imageB)+" renews "+m(imageA))...)
+	w.reload()
+	id := newID()
+	inst := imageInstance(id, w.name)
+	inst.IDSource, inst.Measurements = "", []Measurement{}
+	if err := w.state.AddInstance(context.Background(), inst, &Secrets{DiskKey: secret.Random(32)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.boots(imageA, id, wire.ResultOpened); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.boots(imageB, id, wire.ResultFailed); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.boots(imageA, id, wire.ResultOpened); err != nil {
+		t.Fatalf("the old image after a failed boot of the new one: %v", err)
+	}
+	if err := w.boots(imageB, id, wire.ResultOpened); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.boots(imageA, id, wire.ResultOpened); err == nil {
+		t.Error("the old image after the new one: released")
+	}
+	w.mustHaveCode(code.MeasurementRenewed)
+	if err := w.boots(imageB, id, wire.ResultOpened); err != nil {
+		t.Errorf("the new image again: %v", err)
+	}
+}
