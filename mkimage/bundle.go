@@ -4,10 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +39,8 @@ func runBundle(_ context.Context, env *applet.Env, args []string) error {
 // bundleFlags is the command line of `mkimage bundle sign`.
 type bundleFlags struct {
 	key, newKey, name       string
+	passphrase, identity    string
+	recipient               string
 	version                 uint64
 	image                   string
 	kernel, initrd, cmdline string
@@ -53,8 +51,11 @@ type bundleFlags struct {
 func bundleSign(env *applet.Env, args []string) error {
 	var f bundleFlags
 	fs := env.Flags("{-key | -new-key} FILE -name NAME -version N {-image DIR | -kernel FILE -initrd FILE -cmdline FILE} -out FILE", bundleExample)
-	fs.StringVar(&f.key, "key", "", "the owner's bundle key `file`: Ed25519, PEM; - is stdin")
-	fs.StringVar(&f.newKey, "new-key", "", "make a bundle key and write it to this new `file`, on tmpfs only")
+	fs.StringVar(&f.key, "key", "", "the owner's bundle key `file`, as -new-key made it, or an Ed25519 key in PEM; - is stdin")
+	fs.StringVar(&f.newKey, "new-key", "", "make a bundle key and write it to this new `file`, encrypted as the next flags say; without them in PEM, and on tmpfs only")
+	fs.StringVar(&f.passphrase, "passphrase", "", "`file` with the passphrase of the bundle key; - is stdin")
+	fs.StringVar(&f.recipient, "recipient", "", "with -new-key: encrypt it to the public key in this `file` (verifier backup-key)")
+	fs.StringVar(&f.identity, "identity", "", "with -key: `file` with the private key that it is encrypted to")
 	fs.StringVar(&f.name, "name", "", "`NAME` of what it is for: a stage 1 starts bundles of one name alone")
 	fs.Uint64Var(&f.version, "version", 0, "version, 1 or more: each bundle's is above the one's before")
 	fs.StringVar(&f.image, "image", "", "image `folder` of mkimage build")
@@ -72,6 +73,10 @@ func bundleSign(env *applet.Env, args []string) error {
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
 	case (f.key == "") == (f.newKey == ""):
 		return fs.Usage("one of -key and -new-key is required")
+	case f.newKey == "" && f.recipient != "" || f.newKey != "" && f.identity != "" || f.passphrase != "" && f.recipient+f.identity != "":
+		return fs.Usage("one of -passphrase, -recipient (with -new-key) and -identity (with -key)")
+	case f.key == "-" && f.passphrase == "-":
+		return fs.Usage("-key and -passphrase cannot both be stdin")
 	case !bundle.ValidName(f.name):
 		return fs.Usage("-name %.40q: want a lower-case letter, then letters, digits, - and _, 32 in all", f.name)
 	case !wire.ValidBundleVersion(f.version):
@@ -149,33 +154,6 @@ func (f *bundleFlags) parts() (parts [3][]byte, err error) {
 		return parts, applet.Refused(code.ImageRefused, errors.New("this is a stage 1 itself: bundle the image that it is to start"))
 	}
 	return parts, nil
-}
-
-func (f *bundleFlags) signer(env *applet.Env) (ed25519.PrivateKey, error) {
-	if f.newKey != "" {
-		_, key, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		return key, newKeyFile(f.newKey, key)
-	}
-	key, err := readKeyFile(env, f.key, func(b *pem.Block) (*ed25519.PrivateKey, error) {
-		if b.Type != "PRIVATE KEY" {
-			return nil, nil
-		}
-		k, err := x509.ParsePKCS8PrivateKey(b.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		if k, ok := k.(ed25519.PrivateKey); ok {
-			return &k, nil
-		}
-		return nil, errors.New("a bundle key is an Ed25519 key")
-	})
-	if err != nil {
-		return nil, fmt.Errorf("bundle key: %w", err)
-	}
-	return *key, nil
 }
 
 // write writes the bundle and prints what verifies it.
@@ -318,30 +296,4 @@ func attachedBundle(b *config.Bundle, disks []string) error {
 		return applet.Refused(code.BundleVersion, fmt.Errorf("bundle %q: it is %s version %d, the stage 1 starts %s from version %d on", disks[i], h.Name, h.Version, b.Name, b.MinVersion))
 	}
 	return nil
-}
-
-// publicBundleKey reads a public key: hex digits, or a PEM file.
-func publicBundleKey(s string) (ed25519.PublicKey, error) {
-	if b, err := hex.DecodeString(s); err == nil && len(b) == ed25519.PublicKeySize {
-		return b, nil
-	}
-	text, err := applet.ReadFile(nil, s, maxKeyPEM)
-	if err != nil {
-		return nil, fmt.Errorf("public bundle key: %w", err)
-	}
-	if b, err := hex.DecodeString(strings.TrimSpace(string(text))); err == nil && len(b) == ed25519.PublicKeySize {
-		return b, nil
-	}
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "PUBLIC KEY" {
-		return nil, fmt.Errorf("public bundle key %q: neither 64 hex digits nor a public key in PEM", s)
-	}
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("public bundle key %q: %w", s, err)
-	}
-	if k, ok := key.(ed25519.PublicKey); ok {
-		return k, nil
-	}
-	return nil, fmt.Errorf("public bundle key %q: a bundle key is an Ed25519 key", s)
 }

@@ -18,11 +18,8 @@ const maxKeyPEM = 16 << 10
 // newKeyFile writes a key, PKCS #8 in PEM and mode 0600, to a new file on tmpfs:
 // its owner moves it to where keys are kept offline.
 func newKeyFile(path string, key any) error {
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		if err == nil {
-			err = errors.New("it exists, and a key is not overwritten")
-		}
-		return fmt.Errorf("making %q: %w", path, err)
+	if err := notThere(path); err != nil {
+		return err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -32,6 +29,18 @@ func newKeyFile(path string, key any) error {
 	text := secret.Take(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	defer text.Zero()
 	return applet.CreateSecretFile(path, text)
+}
+
+// notThere refuses a file that a new key would replace.
+func notThere(path string) error {
+	_, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil:
+		err = errors.New("it exists, and a key is not overwritten")
+	}
+	return fmt.Errorf("making %q: %w", path, err)
 }
 
 // readKeyFile gives the first key that parse finds in a PEM file; parse gives

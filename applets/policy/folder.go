@@ -19,7 +19,7 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/claim"
 	"attestbox/internal/code"
-	"attestbox/internal/secret"
+	"attestbox/internal/ownerkey"
 )
 
 // Files of a domain's folder.
@@ -76,7 +76,7 @@ func (f *folder) text() ([]byte, *claim.Policy, error) {
 
 // cert reads the policy certificate.
 func (f *folder) cert() (*x509.Certificate, error) {
-	b, err := applet.ReadFile(nil, f.path(certName), maxKeyFile)
+	b, err := applet.ReadFile(nil, f.path(certName), ownerkey.MaxFile)
 	if err != nil {
 		return nil, err
 	}
@@ -114,24 +114,24 @@ func (f *folder) signed() (*claim.VerifiedPolicy, error) {
 
 // key opens the policy key.
 func (f *folder) key() (crypto.Signer, error) {
-	content, err := applet.ReadSecret(f.env, f.path(keyName), maxKeyFile)
+	content, err := applet.ReadSecret(f.env, f.path(keyName), ownerkey.MaxFile)
 	if err != nil {
 		return nil, err
 	}
 	defer content.Zero()
-	var p protection
-	defer p.zero()
+	var p ownerkey.Protection
+	defer p.Zero()
 	if f.passphrase != "" {
-		if p.passphrase, err = readPassphrase(f.env, f.passphrase); err != nil {
+		if p.Passphrase, err = applet.ReadPassphrase(f.env, f.passphrase); err != nil {
 			return nil, err
 		}
 	}
 	if f.identity != "" {
-		if p.private, err = applet.ReadSecret(f.env, f.identity, maxKeyFile); err != nil {
+		if p.Private, err = applet.ReadSecret(f.env, f.identity, ownerkey.MaxFile); err != nil {
 			return nil, err
 		}
 	}
-	k, err := openKey(content, &p)
+	k, err := ownerkey.Policy.Open(content, &p)
 	if err != nil {
 		return nil, applet.Fail(code.PolicyKey, fmt.Errorf("%q: %w", f.path(keyName), err))
 	}
@@ -228,14 +228,4 @@ func writeFile(path string, b []byte, mode fs.FileMode) error {
 		return fmt.Errorf("writing %q: %w", path, err)
 	}
 	return nil
-}
-
-// readPassphrase reads a passphrase without the line's end.
-func readPassphrase(env *applet.Env, name string) (*secret.Bytes, error) {
-	s, err := applet.ReadSecret(env, name, 4096)
-	if err != nil {
-		return nil, err
-	}
-	defer s.Zero()
-	return secret.Copy(bytes.TrimRight(s.Bytes(), "\r\n")), nil
 }

@@ -16,6 +16,7 @@ import (
 	"attestbox/internal/admission"
 	"attestbox/internal/applet"
 	"attestbox/internal/claim"
+	"attestbox/internal/ownerkey"
 )
 
 func runInit(_ context.Context, env *applet.Env, args []string) error {
@@ -45,15 +46,15 @@ func runInit(_ context.Context, env *applet.Env, args []string) error {
 	case ways != 1:
 		return fl.Usage("how is the policy key kept? give one of -passphrase, -recipient, -plain")
 	}
-	var p protection
-	defer p.zero()
+	var p ownerkey.Protection
+	defer p.Zero()
 	if passphrase != "" {
-		if p.passphrase, err = readPassphrase(env, passphrase); err != nil {
+		if p.Passphrase, err = applet.ReadPassphrase(env, passphrase); err != nil {
 			return err
 		}
 	}
 	if public != "" {
-		if p.public, err = applet.ReadFile(env, public, maxKeyFile); err != nil {
+		if p.Public, err = applet.ReadFile(env, public, ownerkey.MaxFile); err != nil {
 			return err
 		}
 	}
@@ -83,8 +84,8 @@ func runInit(_ context.Context, env *applet.Env, args []string) error {
 }
 
 // fill writes the files of a new domain.
-func fill(dir, domain string, key crypto.Signer, p *protection, now time.Time) error {
-	sealed, err := sealKey(key, p)
+func fill(dir, domain string, key crypto.Signer, p *ownerkey.Protection, now time.Time) error {
+	sealed, err := ownerkey.Policy.Seal(key, p)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"attestbox/internal/admission"
 	"attestbox/internal/applet"
 	"attestbox/internal/claim"
+	"attestbox/internal/ownerkey"
 	"attestbox/internal/proof"
 )
 
@@ -49,7 +50,7 @@ func (f *folder) issuers(v *claim.VerifiedPolicy, cert *x509.Certificate, key cr
 // hasIssuer says whether the folder has a certificate of the key that lasts
 // until end.
 func (f *folder) hasIssuer(name string, pub crypto.PublicKey, policy *x509.Certificate, end time.Time) bool {
-	b, err := applet.ReadFile(nil, f.path(name), maxKeyFile)
+	b, err := applet.ReadFile(nil, f.path(name), ownerkey.MaxFile)
 	if err != nil {
 		return false
 	}

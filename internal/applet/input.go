@@ -1,6 +1,7 @@
 package applet
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +43,16 @@ func ReadSecret(env *Env, name string, max int) (*secret.Bytes, error) {
 		return nil, fmt.Errorf("reading %q: %w", name, err)
 	}
 	return s, nil
+}
+
+// ReadPassphrase is ReadSecret without the line's end.
+func ReadPassphrase(env *Env, name string) (*secret.Bytes, error) {
+	s, err := ReadSecret(env, name, 4096)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Zero()
+	return secret.Copy(bytes.TrimRight(s.Bytes(), "\r\n")), nil
 }
 
 func open(env *Env, name string) (io.Reader, func(), error) {
