@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"attestbox/initramfs/config"
 	"attestbox/internal/applet"
 	"attestbox/internal/claim"
 	"attestbox/internal/code"
@@ -27,10 +28,11 @@ type claimed struct {
 // runClaim is `mkimage claim`: the lines of a policy that trust an image. The
 // digest comes from the image's files, never from its record alone.
 func runClaim(_ context.Context, env *applet.Env, args []string) error {
-	fs := env.Flags("[-ovmf FILE] [-matrix AXES] [-name NAME] [-days N] [-from TIME] IMAGE", claimExample)
+	fs := env.Flags("[-ovmf FILE] [-uki] [-matrix AXES] [-name NAME] [-days N] [-from TIME] IMAGE", claimExample)
 	ovmf := fs.String("ovmf", "", "the firmware `FILE` that the image was measured with")
 	name := fs.String("name", "", "call the measurement `NAME` in the policy (default: the image folder's)")
 	days := fs.Int("days", 90, "the claim is in force for `N` days")
+	unified := fs.Bool("uki", false, "of a launch of linux.efi, the image's unified kernel image")
 	matrix := fs.String("matrix", "", "a claim for every combination of `AXES`, such as\n"+measure.AxesSyntax)
 	start := fs.String("from", "", "from this `TIME`, such as 2026-01-31 or 2026-01-31T12:00:00Z (default: now)")
 	if err := fs.Parse(args); err != nil {
@@ -68,16 +70,23 @@ func runClaim(_ context.Context, env *applet.Env, args []string) error {
 		return err
 	}
 	m := r.Record.Measurement
-	list := []claimed{{*name, r.Digest, fmt.Sprintf("%d x %s, features %#x, %s", m.VCPUs, m.VCPUType, m.GuestFeatures, m.VMM)}}
+	digest, cfg := r.Digest, r.Launch(firmware)
+	if *unified {
+		if digest, err = r.ClaimableUKI(); err != nil {
+			return err
+		}
+		cfg = r.LaunchUKI(firmware)
+	}
+	list := []claimed{{*name, digest, fmt.Sprintf("%d x %s, features %#x, %s", m.VCPUs, m.VCPUType, m.GuestFeatures, m.VMM)}}
 	if *matrix != "" {
-		if list, err = claimCells(r.Launch(firmware), axes, *name); err != nil {
+		if list, err = claimCells(cfg, axes, *name); err != nil {
 			return explainMeasure(fs, err)
 		}
 	}
 	if note := forSimulator(r); note != "" {
 		fmt.Fprintf(env.Stderr, "%s: %s\n", env.Name, note)
 	}
-	_, err = io.WriteString(env.Stdout, claimText(r, list, from, from.AddDate(0, 0, *days)))
+	_, err = io.WriteString(env.Stdout, claimText(r, *unified, list, from, from.AddDate(0, 0, *days)))
 	return err
 }
 
@@ -155,7 +164,7 @@ func forSimulator(r *image.Report) string {
 
 // claimText prints declarations and drafts that say their time, for `policy
 // add`.
-func claimText(r *image.Report, list []claimed, from, to time.Time) string {
+func claimText(r *image.Report, unified bool, list []claimed, from, to time.Time) string {
 	var b strings.Builder
 	p := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
 	out := r.Record.Outputs
@@ -164,8 +173,14 @@ func claimText(r *image.Report, list []claimed, from, to time.Time) string {
 	p("# initrd sha256 %s,", out.Initrd.SHA256)
 	p("# command line %s,", printable(r.Cmdline))
 	p("# firmware sha256 %s.", r.Record.Measurement.Firmware.SHA256)
+	if unified {
+		p("# Launched as %s, sha256 %s, alone.", image.UKIName, r.Record.UKI.SHA256)
+	}
 	if note := forSimulator(r); note != "" {
 		p("# %s", note)
+	}
+	if r.Config.Mode == config.Stage1 {
+		p("# STAGE 1: it starts what the owner signed as a bundle, above the verifier's floor.")
 	}
 	for _, c := range list {
 		p("# %s", c.how)

@@ -37,6 +37,8 @@ type launch struct {
 	memory          int // MiB
 	disks, roDisks  []string
 	net             string
+	unified         bool   // linux.efi, alone
+	digest          string // of this launch, hex
 	vsockCID        uint64
 	cbitpos         int
 	reducedBits     int
@@ -79,6 +81,7 @@ func runLaunch(_ context.Context, env *applet.Env, args []string) error {
 	fs.StringVar(&f.program, "qemu", "qemu-system-x86_64", "QEMU `PROGRAM`")
 	fs.IntVar(&f.cbitpos, "cbitpos", 51, "position of the C-bit, a `NUMBER` of the host's processor")
 	fs.IntVar(&f.reducedBits, "reduced-phys-bits", 1, "physical address bits that encryption takes, a `NUMBER` of the host's processor")
+	fs.BoolVar(&f.unified, "uki", false, "start linux.efi, the image's unified kernel image, which has a launch digest of its own")
 	fs.BoolVar(&f.simulated, "simulated", false, "print the command for the simulator: snp-sim run")
 	fs.StringVar(&f.chip, "chip", "", "with -simulated: the chip's `DIR`")
 	fs.Var(&f.forwardList, "vsock-forward", "with -simulated: `PORT=HOST:PORT`, see snp-sim run; may be repeated")
@@ -116,6 +119,8 @@ func (f *launchFlags) check(fs *applet.FlagSet) error {
 		return fs.Usage("unknown -format %q", f.format)
 	case f.simulated && f.chip == "":
 		return fs.Usage("-simulated needs -chip DIR")
+	case f.simulated && f.unified:
+		return fs.Usage("the simulator boots no EFI program: -uki is for real machines")
 	case f.simulated && f.format == formatLibvirt:
 		return fs.Usage("libvirt does not start the simulator")
 	case !f.simulated && (f.chip != "" || len(f.forwardList) > 0):
@@ -168,7 +173,12 @@ func (f *launchFlags) open(env *applet.Env) error {
 	if err != nil {
 		return err
 	}
-	f.report = r
+	f.report, f.digest = r, r.Digest
+	if f.unified {
+		if f.digest, err = r.ClaimableUKI(); err != nil {
+			return err
+		}
+	}
 	if err := attachedBundle(r.Config.Bundle, slices.Concat(f.disks, f.roDisks)); err != nil {
 		return err
 	}
@@ -245,8 +255,8 @@ func (f *launchFlags) openIDBlock() error {
 		}
 	}
 	switch {
-	case hex.EncodeToString(block.LaunchDigest[:]) != f.report.Digest:
-		return differs("%q is of the launch digest %x, the image's is %s", f.idBlockFile, block.LaunchDigest, f.report.Digest)
+	case hex.EncodeToString(block.LaunchDigest[:]) != f.digest:
+		return differs("%q is of the launch digest %x, the image's is %s", f.idBlockFile, block.LaunchDigest, f.digest)
 	case f.policy != 0 && f.policy != block.Policy:
 		return differs("%q is of the guest policy %#x, -policy says %#x", f.idBlockFile, uint64(block.Policy), uint64(f.policy))
 	}

@@ -35,8 +35,8 @@ type domain struct {
 			Path string `xml:",chardata"`
 		} `xml:"loader"`
 		Kernel  string `xml:"kernel"`
-		Initrd  string `xml:"initrd"`
-		Cmdline string `xml:"cmdline"`
+		Initrd  string `xml:"initrd,omitempty"`
+		Cmdline string `xml:"cmdline,omitempty"`
 	} `xml:"os"`
 	Features struct {
 		ACPI struct{} `xml:"acpi"`
@@ -119,11 +119,19 @@ func (l *launch) domain() (string, error) {
 	d.Memory.Unit, d.Memory.Size = "MiB", l.memory
 	d.Backing.Source.Type, d.Backing.Access.Mode = "memfd", "shared"
 	d.OS.Type.Arch, d.OS.Type.Machine, d.OS.Type.Value = "x86_64", "q35", "hvm"
-	d.OS.Loader.Type, d.OS.Cmdline = "rom", l.report.Cmdline
-	for _, p := range []struct {
+	type file struct {
 		to   *string
 		path string
-	}{{&d.OS.Loader.Path, l.ovmf}, {&d.OS.Kernel, l.file(image.KernelName)}, {&d.OS.Initrd, l.file(image.InitrdName)}} {
+	}
+	d.OS.Loader.Type = "rom"
+	files := []file{{&d.OS.Loader.Path, l.ovmf}}
+	if l.unified {
+		files = append(files, file{&d.OS.Kernel, l.file(image.UKIName)})
+	} else {
+		d.OS.Cmdline = l.report.Cmdline
+		files = append(files, file{&d.OS.Kernel, l.file(image.KernelName)}, file{&d.OS.Initrd, l.file(image.InitrdName)})
+	}
+	for _, p := range files {
 		var err error
 		if *p.to, err = filepath.Abs(p.path); err != nil {
 			return "", err

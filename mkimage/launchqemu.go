@@ -39,7 +39,12 @@ func (l *launch) qemu() []string {
 		"-machine", "q35,confidential-guest-support=sev0,memory-backend=ram0",
 		"-object", "memory-backend-memfd,id=ram0,share=on,size=" + size,
 		"-object", guest,
-		"-bios", l.ovmf, "-kernel", l.file(image.KernelName), "-initrd", l.file(image.InitrdName), "-append", l.report.Cmdline}
+		"-bios", l.ovmf}
+	if l.unified {
+		argv = append(argv, "-kernel", l.file(image.UKIName))
+	} else {
+		argv = append(argv, "-kernel", l.file(image.KernelName), "-initrd", l.file(image.InitrdName), "-append", l.report.Cmdline)
+	}
 	for _, d := range l.disks {
 		argv = append(argv, "-drive", "file="+comma(d)+",if=virtio,format=raw")
 	}

@@ -14,6 +14,7 @@ import (
 	"attestbox/internal/image/imagetest"
 	"attestbox/internal/measure"
 	"attestbox/internal/testenv"
+	"attestbox/internal/uki/ukitest"
 )
 
 func TestMain(m *testing.M) {
@@ -34,6 +35,9 @@ func TestScripts(t *testing.T) {
 			}
 			firmware[0] ^= 1
 			if err := os.WriteFile(env.WorkDir+"/other-firmware", firmware, 0o600); err != nil {
+				return err
+			}
+			if err := os.WriteFile(env.WorkDir+"/stub", ukitest.Stub(), 0o600); err != nil {
 				return err
 			}
 			// Not in the script's file: no private key lies in the repository.

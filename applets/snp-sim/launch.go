@@ -109,7 +109,7 @@ func (l *launch) tell(w io.Writer, f *runFlags, psp *snpsim.PSP, g *snpsim.Guest
 		say("ID block: image ID %x, SVN %d, ID key %x...", g.Config.ImageID, g.Config.SVN, g.Config.IDKeyDigest[:8])
 	}
 	if g.Config.HostData == [32]byte{} {
-		say("HOST_DATA is all zeros: every verifier refuses that; give -host-data")
+		say("HOST_DATA is all zeros: no verifier takes that, unless the image brings its instance ID; give -host-data")
 	}
 }
 

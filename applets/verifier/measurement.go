@@ -38,6 +38,7 @@ type launchFlags struct {
 	vcpuType, vmm                string
 	guestFeatures                uint64
 
+	uki                      bool
 	idKey, imageID, familyID string
 	minSVN                   uint64
 
@@ -48,6 +49,7 @@ type launchFlags struct {
 
 func (l *launchFlags) register(fs *applet.FlagSet) {
 	fs.Var(&l.images, "image", "`DIR` that mkimage build wrote: its launch digest, computed again from its files; may be repeated")
+	fs.BoolVar(&l.uki, "uki", false, "with -image: its linux.efi, started alone, in place of kernel, initramfs and command line")
 	fs.Var(&l.digests, "measurement", "launch digest, 96 `HEX` digits; only together with -kernel, -initrd and -append, which show that it covers them")
 	fs.StringVar(&l.kernel, "kernel", "", "kernel `FILE`")
 	fs.StringVar(&l.initrd, "initrd", "", "initramfs `FILE`")
@@ -111,6 +113,9 @@ func incomplete(format string, a ...any) error {
 // over kernel, initramfs and command line; there is no way around that.
 func (l *launchFlags) measurements() ([]server.Measurement, error) {
 	var out []server.Measurement
+	if l.uki && len(l.images) == 0 {
+		return nil, applet.Usage("-uki goes with -image")
+	}
 	for _, dir := range l.images {
 		m, err := l.fromImage(dir)
 		if err != nil {
@@ -177,6 +182,26 @@ func (l *launchFlags) look(initrd string) error {
 		return applet.Refused(code.MeasurementIncomplete, fmt.Errorf("initramfs %q has a debug shell and must never be trusted", initrd))
 	}
 	return nil
+}
+
+// unified is the digest of a launch of an image's linux.efi, which holds the
+// folder's own kernel, initramfs and command line.
+func (l *launchFlags) unified(dir, ovmf string) (none server.Measurement, err error) {
+	var fw []byte
+	if ovmf != "" {
+		if fw, err = firmware(ovmf); err != nil {
+			return none, err
+		}
+	}
+	r, err := image.Claimable(dir, fw)
+	if err != nil {
+		return none, err
+	}
+	digest, err := r.ClaimableUKI()
+	if err != nil {
+		return none, err
+	}
+	return server.Measurement{Digest: digest, Source: "computed from " + image.UKIName + " of image " + filepath.Base(filepath.Clean(dir))}, nil
 }
 
 // checkSource refuses images that do not have the instance ID from where the
@@ -324,6 +349,9 @@ func (l *launchFlags) fromImage(dir string) (none server.Measurement, err error)
 	}
 	if err := l.look(initrd); err != nil {
 		return none, err
+	}
+	if l.uki {
+		return l.unified(dir, ovmf)
 	}
 	if got != m.LaunchDigest {
 		return none, applet.WithHint(incomplete("image %q: its files give the launch digest %s, its record says %s", dir, got, m.LaunchDigest), "build it again")

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -51,4 +52,26 @@ func (r *Report) Launch(firmware []byte) measure.Config {
 	m := r.Record.Measurement
 	return measure.Config{Firmware: firmware, HasKernel: true, KernelHash: &r.KernelHash, InitrdHash: &r.InitrdHash, Append: r.Cmdline,
 		VCPUs: m.VCPUs, VCPUType: m.VCPUType, GuestFeatures: m.GuestFeatures, VMM: m.VMM}
+}
+
+// ClaimableUKI refuses what Claimable refuses, for the folder's unified kernel
+// image, and gives the digest of its launch.
+func (r *Report) ClaimableUKI() (digest string, err error) {
+	u := r.Record.UKI
+	switch {
+	case u == nil, r.UKIDigest == "":
+		return "", applet.WithHint(applet.Refused(code.MeasurementIncomplete, errors.New("the image has no unified kernel image")), "build it with -uki")
+	case !u.Complete: // compared with the recomputed one
+		return "", applet.Refused(code.MeasurementIncomplete, fmt.Errorf("the launch digest of %s is incomplete: %s", UKIName, u.Why))
+	}
+	return r.UKIDigest, nil
+}
+
+// LaunchUKI is Launch with the unified kernel image as the kernel, and neither
+// initramfs nor command line beside it.
+func (r *Report) LaunchUKI(firmware []byte) measure.Config {
+	cfg := r.Launch(firmware)
+	empty := sha256.Sum256(nil)
+	cfg.UKI, cfg.KernelHash, cfg.InitrdHash, cfg.Append = true, r.UKIHash, &empty, ""
+	return cfg
 }
