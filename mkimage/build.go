@@ -17,6 +17,7 @@ import (
 	"attestbox/internal/applet"
 	"attestbox/internal/code"
 	"attestbox/internal/image"
+	"attestbox/internal/image/uroot"
 )
 
 const buildExample = "mkimage build -kernel /boot/vmlinuz-6.12.0-amd64 -modules-dir /lib/modules/6.12.0-amd64 " +
@@ -100,11 +101,12 @@ func addParts(fs *applet.FlagSet) *parts {
 	fs.BoolVar(&set.Small, "small", false, "zstd at its best level: a smaller image, some ten times slower")
 	fs.Var((*applet.Strings)(&set.Microcode), "microcode", "microcode `FILE` of AMD or Intel, to lie in front of the initramfs; may be repeated")
 	fs.StringVar(&set.FirmwareDir, "firmware", "", "`DIR` /lib/firmware, for the files that the image's modules name")
+	fs.Var(nameList{&set.URoot}, "uroot", "`NAMES` of commands of u-root "+uroot.Version()+" (ip,mount,dhclient,...), built by the go command; a debug image may have gosh")
 	fs.BoolVar(&set.UKI, "uki", false, "write linux.efi, too: a unified kernel image for -kernel with SEV hashes, measured as the kernel")
 	fs.StringVar(&set.UKIStub, "uki-stub", "", "systemd's EFI stub, a `FILE`, for -uki (default "+image.DefaultUKIStub+")")
 	fs.StringVar(&set.SimDevice, "sim-device", "", "make a simulator image with this snp-sim-device `BINARY`")
 	fs.BoolVar(&set.Debug, "debug", false, "add a shell that init starts on the console when the boot fails: the image must never be trusted")
-	fs.StringVar(&set.Busybox, "busybox", "", "static busybox `FILE` for -debug")
+	fs.StringVar(&set.Busybox, "busybox", "", "static busybox `FILE` for -debug (or -uroot gosh)")
 	fs.StringVar(&set.Firmware, "ovmf", "", "firmware `FILE` of the launch digest (default: synthetic, for the simulator)")
 	fs.IntVar(&set.VCPUs, "vcpus", 0, "virtual CPUs of the launch digest (default 1)")
 	fs.StringVar(&set.VCPUType, "vcpu-type", "", "QEMU CPU model of the launch digest (default by -product, else EPYC-Milan)")
@@ -202,6 +204,8 @@ func classify(err error) error {
 		return applet.Refused(code.ImageRefused, err)
 	case errors.Is(err, image.ErrCmdline):
 		return applet.Refused(code.ImageCmdline, err)
+	case errors.Is(err, uroot.ErrNoGo):
+		return applet.WithHint(err, "install Go (https://go.dev/dl/); the sources come from the module cache or GOPROXY, and are compared with pinned hashes")
 	case errors.Is(err, image.ErrNoModule):
 		return applet.WithHint(applet.Fail(code.ImageModule, err), "is -modules-dir the whole folder of this kernel, with its modules.builtin?")
 	}

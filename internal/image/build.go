@@ -84,6 +84,7 @@ func Build(m *Manifest, opt Options) (*Image, error) {
 		{"command line", b.addCmdline},
 		{"kernel modules", b.addModules},
 		{"stage 1", b.checkStage1},
+		{"commands of u-root", b.addURoot},
 		{"files", b.addFiles},
 		{"microcode", b.addMicrocode},
 	} {
@@ -238,10 +239,14 @@ func (b *builder) addBase() error {
 // addDebug adds a shell and the mark at which init starts it when a boot fails.
 // The mark is a file of the image, so the digest is another one.
 func (b *builder) addDebug() error {
-	if err := b.addBinary("busybox", b.m.Busybox, "bin/busybox"); err != nil {
-		return err
+	shell := shellOf(b.m.URoot)
+	if b.m.Busybox != "" {
+		if err := b.addBinary("busybox", b.m.Busybox, "bin/busybox"); err != nil {
+			return err
+		}
+		shell = "busybox"
 	}
-	if err := b.a.AddSymlink("bin/sh", "busybox"); err != nil {
+	if err := b.a.AddSymlink("bin/sh", shell); err != nil {
 		return err
 	}
 	return b.a.AddFile(debugPath, 0o644, []byte("debug image: never to be trusted\n"))

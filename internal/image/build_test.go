@@ -352,3 +352,33 @@ func TestHardwareNotes(t *testing.T) {
 		t.Errorf("%v %q", r.SNPHardware, r.Notes)
 	}
 }
+
+// Commands of u-root are symlinks to one program, a shell among them is for a
+// debug image alone, and is what that image starts.
+func TestURoot(t *testing.T) {
+	dir, m := inputs(t)
+	for names, want := range map[string]string{"gosh": "is a shell", "ls,gosh": "is a shell", "init": "own init", "../x": "not a command", "ls,ls": "twice"} {
+		m.URoot = strings.Split(names, ",")
+		if _, err := Build(m, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", names, err)
+		}
+	}
+	m.URoot, m.Debug = []string{"ls"}, true
+	if err := m.Check(); err == nil || !strings.Contains(err.Error(), "needs a shell") {
+		t.Errorf("a debug image without a shell: %v", err)
+	}
+	if testing.Short() {
+		return // building takes some seconds
+	}
+	m.URoot = []string{"ls", "gosh"}
+	a := contents(t, build(t, m))
+	for p, want := range map[string]string{"bin/ls": "bb", "bin/gosh": "bb", "bin/sh": "gosh"} {
+		if e, _ := a.Get(p); string(e.Data) != want {
+			t.Errorf("%s -> %q", p, e.Data)
+		}
+	}
+	if e, _ := a.Get("bin/bb"); e.Mode != TypeRegular|0o755 || checkStatic(e.Data) != nil {
+		t.Errorf("the program: mode %o, %v", e.Mode, checkStatic(e.Data))
+	}
+	verify(t, dir, m)
+}

@@ -200,7 +200,7 @@ func (b *builder) addFile(dst, src, mode string) error {
 }
 
 // shells are names under which a shell is called.
-var shells = []string{"ash", "bash", "busybox", "csh", "dash", "fish", "hush", "ksh", "mksh", "sash", "sh", "tcsh", "toybox", "zsh"}
+var shells = []string{"ash", "bash", "busybox", "csh", "dash", "elvish", "fish", "gosh", "hush", "ksh", "mksh", "rush", "sash", "sh", "tcsh", "toybox", "zsh"}
 
 // checkPlace refuses files that an image must not have, or that stand for what
 // this program writes itself.

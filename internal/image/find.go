@@ -109,7 +109,7 @@ func findFiles(r *Record, from []string) (map[string][]string, error) {
 
 func (r *Record) missing(have map[string][]string) (out []string) {
 	for _, in := range r.Inputs {
-		if have[in.SHA256] == nil {
+		if have[in.SHA256] == nil && in.Role != roleURoot {
 			out = append(out, fmt.Sprintf("%s %q, %d bytes, sha256 %s", in.Role, in.Name, in.Size, in.SHA256))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"attestbox/internal/image/uroot"
 	"attestbox/internal/strictjson"
 	"attestbox/internal/wire"
 )
@@ -30,6 +31,8 @@ type Manifest struct {
 
 	Microcode   []string `json:"microcode,omitempty"`    // files of AMD or Intel, for an uncompressed archive in front
 	FirmwareDir string   `json:"firmware_dir,omitempty"` // .../lib/firmware, for what the modules name
+
+	URoot []string `json:"uroot,omitempty"` // commands of u-root's cmds/core
 
 	UKI     bool   `json:"uki,omitempty"`      // a unified kernel image, too
 	UKIStub string `json:"uki_stub,omitempty"` // systemd's EFI stub; absent = DefaultUKIStub
@@ -121,8 +124,8 @@ func (m *Manifest) Check() error {
 		}
 	}
 	switch {
-	case m.Debug && m.Busybox == "":
-		return fmt.Errorf("a debug image needs a static busybox (-busybox FILE)")
+	case m.Debug && m.Busybox == "" && shellOf(m.URoot) == "":
+		return fmt.Errorf("a debug image needs a shell: a static busybox (-busybox FILE) or u-root's (-uroot gosh)")
 	case !m.Debug && m.Busybox != "":
 		return fmt.Errorf("a busybox is a shell, which only a debug image may have (-debug)")
 	case m.VCPUs < 0 || m.VCPUs > 512:
@@ -142,6 +145,9 @@ func (m *Manifest) Check() error {
 		}
 	default:
 		return errCompression(m.Compress)
+	}
+	if err := uroot.Check(m.URoot); err != nil {
+		return err
 	}
 	if _, err := m.vcpuType(); err != nil {
 		return err
@@ -185,7 +191,7 @@ func (m *Manifest) Override(o *Manifest) {
 		}
 	}
 	for _, p := range []struct{ to, from *[]string }{
-		{&m.Modules, &o.Modules}, {&m.Applets, &o.Applets}, {&m.Certificates, &o.Certificates}, {&m.Microcode, &o.Microcode},
+		{&m.Modules, &o.Modules}, {&m.Applets, &o.Applets}, {&m.Certificates, &o.Certificates}, {&m.Microcode, &o.Microcode}, {&m.URoot, &o.URoot},
 	} {
 		if *p.from != nil {
 			*p.to = *p.from

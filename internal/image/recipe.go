@@ -15,12 +15,13 @@ type Recipe struct {
 	Applets []string `json:"applets"`
 	Small   bool     `json:"small,omitempty"`
 
+	URoot       []string `json:"uroot,omitempty"`        // commands, as named
 	FirmwareDir bool     `json:"firmware_dir,omitempty"` // there was one
 	Files       []string `json:"files,omitempty"`        // paths in the image that -file made, folders and symlinks too
 }
 
 func recipeOf(m *Manifest) *Recipe {
-	r := &Recipe{Modules: m.Modules, Applets: m.Applets, Small: m.Small, FirmwareDir: m.FirmwareDir != ""}
+	r := &Recipe{Modules: m.Modules, Applets: m.Applets, Small: m.Small, URoot: m.URoot, FirmwareDir: m.FirmwareDir != ""}
 	if r.Modules == nil {
 		r.Modules = []string{"default"}
 	}
@@ -41,13 +42,13 @@ func (r *Record) manifest(stage func(in Input) (string, error), modulesDir, firm
 	}
 	m := &Manifest{
 		FirmwareDir: firmwareDir,
-		ModulesDir:  modulesDir, Modules: append([]string{}, r.Recipe.Modules...), Applets: r.Recipe.Applets, Append: r.Cmdline, Compress: r.Compress, Small: r.Recipe.Small, InstanceID: r.InstanceID,
+		ModulesDir:  modulesDir, Modules: append([]string{}, r.Recipe.Modules...), Applets: r.Recipe.Applets, Append: r.Cmdline, Compress: r.Compress, Small: r.Recipe.Small, URoot: r.Recipe.URoot, InstanceID: r.InstanceID,
 		Debug: r.Debug, VCPUs: r.Measurement.VCPUs, VCPUType: r.Measurement.VCPUType,
 		GuestFeatures: r.Measurement.GuestFeatures, VMM: r.Measurement.VMM,
 	}
 	files := map[string]string{} // where the source of a path in the image is
 	for _, in := range r.Inputs {
-		if in.found() {
+		if in.found() || in.Role == roleURoot {
 			continue
 		}
 		at, err := stage(in)

@@ -55,7 +55,7 @@ type Tool struct {
 
 // Input is one file that was read.
 type Input struct {
-	Role   string `json:"role"`           // kernel, module, builtin, guest, config, verity, certificate, file, sim-device, busybox, microcode, module-firmware, uki-stub, firmware
+	Role   string `json:"role"`           // kernel, module, builtin, guest, config, verity, certificate, file, sim-device, busybox, microcode, module-firmware, uki-stub, uroot, firmware
 	Name   string `json:"name"`           // the file's base name
 	Path   string `json:"path,omitempty"` // in the image
 	Size   int64  `json:"size"`           // bytes

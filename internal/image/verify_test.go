@@ -36,7 +36,7 @@ func everything(t testing.TB) (string, *Manifest) {
 }
 
 // apart are fields that everything cannot set, each with its own test.
-var apart = map[string]string{"Verity": "TestVerifyVerity", "Small": "here, with zstd"}
+var apart = map[string]string{"Verity": "TestVerifyVerity", "Small": "here, with zstd", "URoot": "TestURoot"}
 
 // A record is enough to build its image again: no field of the manifest is lost.
 func TestVerify(t *testing.T) {
