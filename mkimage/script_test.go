@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -54,8 +56,23 @@ func TestScripts(t *testing.T) {
 			env.Setenv("MODULES", env.WorkDir+"/lib/modules/"+imagetest.Release)
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"flip": flip, "exits": exits, "signer": signer},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"flip": flip, "documented": documented, "exits": exits, "signer": signer},
 	})
+}
+
+// documented HEADING runs the first block of commands behind a line of
+// docs/launch.md. What differs is said here: where the passphrase lies.
+func documented(ts *testscript.TestScript, _ bool, args []string) {
+	page, err := os.ReadFile(filepath.Join(testenv.Root(), "docs", "launch.md"))
+	ts.Check(err)
+	_, rest, ok := strings.Cut(string(page), args[0]+"\n")
+	_, rest, ok2 := strings.Cut(rest, "\n```\n")
+	block, _, ok3 := strings.Cut(rest, "\n```\n")
+	if !ok || !ok2 || !ok3 {
+		ts.Fatalf("docs/launch.md has no commands behind %q", args[0])
+	}
+	block = strings.ReplaceAll(block, "/media/usb/passphrase", "passphrase")
+	ts.Check(ts.Exec("sh", "-ec", block))
 }
 
 // flip FILE changes one bit in the middle of a file.
