@@ -60,6 +60,9 @@ func refusals(t testing.TB) []refusal {
 		{"section past 4 GiB", ErrFirmware, func(c *Config) {
 			c.Firmware = without(func(i *Image) { i.Sections[6] = Section{0xfffff000, 0xfffff000, SectionSECMemory} })
 		}},
+		{"two pages of hashes", ErrFirmware, func(c *Config) {
+			c.Firmware = without(func(i *Image) { i.Sections[4] = Section{0x80f000, 0x1000, SectionKernelHashes} })
+		}},
 		{"no sections", ErrFirmware, func(c *Config) { c.Firmware = without(func(i *Image) { i.Sections = nil }) }},
 		{"zero vCPUs", ErrVCPU, func(c *Config) { c.VCPUs = 0 }},
 		{"negative vCPUs", ErrVCPU, func(c *Config) { c.VCPUs = -1 }},
@@ -83,6 +86,7 @@ func refusals(t testing.TB) []refusal {
 		{"wrong signature of the metadata", ErrFirmware, func(c *Config) { c.Firmware = patched("ASEV", 0, 'X') }},
 		{"metadata longer than the image", ErrFirmware, func(c *Config) { c.Firmware = patched("ASEV", 4, 0, 0, 0xff) }},
 		{"metadata of version 2", ErrFirmware, func(c *Config) { c.Firmware = patched("ASEV", 8, 2) }},
+		{"metadata of version 0", ErrFirmware, func(c *Config) { c.Firmware = patched("ASEV", 8, 0) }},
 		{"more sections than bytes", ErrFirmware, func(c *Config) { c.Firmware = patched("ASEV", 12, 200) }},
 		{"2^32-1 sections", ErrFirmware, func(c *Config) { c.Firmware = patched("ASEV", 12, 0xff, 0xff, 0xff, 0xff) }},
 		{"metadata before the image", ErrFirmware, func(c *Config) { c.Firmware = patched(string(guidSEVMetadata[:]), -6, 0xff, 0xff, 0xff, 0x7f) }},

@@ -13,6 +13,8 @@ var ukiSections = []string{".text", ".linux", ".initrd", ".cmdline"}
 
 func TestUKI(t *testing.T) {
 	whole := measuretest.PE(ukiSections)
+	emptyFirst := measuretest.PE([]string{".initrd", ".linux", ".initrd", ".cmdline"})
+	clear(emptyFirst[64+24+16+8:][:4]) // the first section's size in memory
 	for _, tc := range []struct {
 		name string
 		file []byte
@@ -27,7 +29,7 @@ func TestUKI(t *testing.T) {
 		{"no command line", measuretest.PE([]string{".linux", ".initrd"}), false, measure.ErrConfig},
 		{"an empty initramfs", measuretest.PE(ukiSections, ".initrd"), false, measure.ErrConfig},
 		{"cut short", whole[:len(whole)-1], false, nil},
-		{"an empty section first", measuretest.PE([]string{".linux", ".initrd", ".cmdline", ".initrd"}, ".initrd"), false, measure.ErrConfig},
+		{"an empty section first", emptyFirst, false, measure.ErrConfig},
 	} {
 		if got, err := measure.UKI(bytes.NewReader(tc.file), int64(len(tc.file))); got != tc.want || !errors.Is(err, tc.err) {
 			t.Errorf("%s: %v, %v; want %v, %v", tc.name, got, err, tc.want, tc.err)
