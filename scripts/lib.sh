@@ -4,6 +4,8 @@ die() { say "error: $*"; exit 1; }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${ATTESTBOX_CACHE:-$root/out/cache}
+# A module of its own, so that ./... does not look into the systems unpacked there.
+[ -e "$root/out/go.mod" ] || { mkdir -p "$root/out" && echo 'module out' >"$root/out/go.mod"; }
 # mke2fs and debugfs lie where a user's PATH may not look.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 

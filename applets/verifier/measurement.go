@@ -65,9 +65,7 @@ func (l *launchFlags) register(fs *applet.FlagSet) {
 	fs.Uint64Var(&l.minSVN, "min-svn", 0, "with -id-key: the least security version that may start, 1 or more")
 }
 
-// none says that no launch digest is given at all.
-func (l *launchFlags) none() bool { return l.noDigest() && !l.identified() }
-
+// noDigest says that no launch digest is given.
 func (l *launchFlags) noDigest() bool {
 	return len(l.images)+len(l.digests) == 0 && l.kernel == "" && l.initrd == "" && l.append == "" && l.ovmf == ""
 }

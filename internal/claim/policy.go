@@ -333,7 +333,7 @@ func (r *reader) checkRenewals() error {
 	walk = func(n string) error {
 		switch state[n] {
 		case begun:
-			return fmt.Errorf("Measurement[%s...] renews itself by way of another", n[:16])
+			return fmt.Errorf("the renewals of Measurement[%s...] lead back to it", n[:16])
 		case done:
 			return nil
 		}
