@@ -130,7 +130,7 @@ func TestRefusedTogether(t *testing.T) {
 		lines []string
 		why   string
 	}{
-		{[]string{m("a1") + " renews " + m("b1"), m("b1") + " renews " + m("c1"), m("c1") + " renews " + m("a1")}, "by way of another"},
+		{[]string{m("a1") + " renews " + m("b1"), m("b1") + " renews " + m("c1"), m("c1") + " renews " + m("a1")}, "lead back to it"},
 		{[]string{of("1d"), of("2d")}, "cannot bring both"},
 	} {
 		if _, err := Parse([]byte(text(t, tc.lines...))); err == nil || !strings.Contains(err.Error(), tc.why) {
