@@ -20,7 +20,7 @@ mkdir -p "$out"
 modules=(virtio_pci virtio_blk dm-mod dm-crypt xts ecb dm-integrity authenc aesni-intel ext4 virtio_net vsock vmw_vsock_virtio_transport tsm sev-guest)
 mounted=()
 cleanup() {
-  for m in "${mounted[@]}"; do umount "$m"; done
+  for m in "${mounted[@]}"; do umount "$m" || umount -l "$m" || true; done
   rm -rf "$PEER_INITRAMFS_TOOLS/tmp/bench-build" "$PEER_DRACUT/tmp/bench-build"
 }
 trap cleanup EXIT
