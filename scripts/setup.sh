@@ -17,6 +17,8 @@ if [ "${1:-}" = test ]; then
   need modinfo kmod
   need jq jq   # cryptsetup's generators of headers
   need xxd xxd
+  need zstd zstd
+  need objcopy binutils
   need python3 python3
   need mmdebstrap mmdebstrap
 fi
