@@ -122,11 +122,21 @@ func (r *Record) recipeFile(p, source string) (File, error) {
 
 // parseModeString reads what ModeString wrote.
 func parseModeString(s string) (uint32, error) {
-	for _, t := range []uint32{TypeRegular, TypeDir, TypeSymlink, TypeChar} {
-		for perm := range uint32(0o10000) {
-			if ModeString(t|perm) == s {
-				return t | perm, nil
+	types := map[byte]uint32{'-': TypeRegular, 'd': TypeDir, 'l': TypeSymlink, 'c': TypeChar}
+	if len(s) == 10 {
+		mode := types[s[0]]
+		for i := range 9 {
+			switch c := s[1+i]; {
+			case c == 'S' || c == 'T':
+				mode |= 0o4000 >> (i / 3)
+			case c == 's' || c == 't':
+				mode |= 0o4000>>(i/3) | 1<<(8-i)
+			case c != '-':
+				mode |= 1 << (8 - i)
 			}
+		}
+		if mode&TypeMask != 0 && ModeString(mode) == s {
+			return mode, nil
 		}
 	}
 	return 0, fmt.Errorf("mode %.20q is none", s)

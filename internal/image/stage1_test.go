@@ -84,6 +84,7 @@ func TestStage1Image(t *testing.T) {
 	if _, err := config.CheckCommandLine(img.Cmdline); err != nil {
 		t.Error(err)
 	}
+	verify(t, filepath.Dir(m.Config), m)
 	m13 := stage1Inputs(t, "6.13.0-1-amd64")
 	if img := build(t, m13); !strings.Contains(img.Cmdline, " accept_memory=eager") {
 		t.Errorf("6.13: command line %q", img.Cmdline)

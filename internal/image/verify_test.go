@@ -98,6 +98,21 @@ func verify(t *testing.T, dir string, m *Manifest) {
 	}
 }
 
+func TestModeStrings(t *testing.T) {
+	for _, kind := range []uint32{TypeRegular, TypeDir, TypeSymlink, TypeChar} {
+		for perm := range uint32(0o10000) {
+			if got, err := parseModeString(ModeString(kind | perm)); err != nil || got != kind|perm {
+				t.Fatalf("%o read as %o, %v", kind|perm, got, err)
+			}
+		}
+	}
+	for _, s := range []string{"", "-rw-r--r--x", "?rw-r--r--", "-wr-r--r--", "-rwSr--r-s", "-rwx"} {
+		if _, err := parseModeString(s); err == nil {
+			t.Errorf("%q accepted", s)
+		}
+	}
+}
+
 // A record by somebody else does not lead out of the folders, and lies in no
 // field without being found out.
 func TestVerifyHostile(t *testing.T) {
