@@ -130,7 +130,7 @@ func (f *launchFlags) check(fs *applet.FlagSet) error {
 	case f.cbitpos < 0 || f.reducedBits < 0:
 		return fs.Usage("-cbitpos and -reduced-phys-bits are not negative")
 	}
-	if f.memory, err = parseMiB(f.memoryText); err != nil {
+	if f.memory, err = applet.ParseMiB(f.memoryText); err != nil {
 		return fs.Usage("-memory: %v", err)
 	}
 	if f.policyHex != "" {
@@ -282,20 +282,4 @@ func (f *launchFlags) print() (string, error) {
 		return strings.Join(argv, "\n") + "\n", nil
 	}
 	return shellLine(argv) + "\n", nil
-}
-
-// parseMiB reads a size such as 512M or 2G.
-func parseMiB(s string) (int, error) {
-	unit := 1
-	n, ok := strings.CutSuffix(s, "G")
-	if ok {
-		unit = 1024
-	} else {
-		n = strings.TrimSuffix(s, "M")
-	}
-	v, err := strconv.ParseUint(n, 10, 20)
-	if err != nil || v == 0 {
-		return 0, fmt.Errorf("%q is not a size such as 512M or 2G", s)
-	}
-	return int(v) * unit, nil
 }

@@ -180,7 +180,7 @@ func (f *runFlags) parse(fs *applet.FlagSet, log io.Writer) (*launch, error) {
 	if _, err := measure.VCPUSig(f.vcpuType); err != nil {
 		return nil, fs.Usage("-vcpu-type: %v", err)
 	}
-	memory, err := parseMemory(f.memory)
+	memory, err := applet.ParseMiB(f.memory)
 	if err != nil {
 		return nil, fs.Usage("-memory: %v", err)
 	}
@@ -194,22 +194,6 @@ func (f *runFlags) parse(fs *applet.FlagSet, log io.Writer) (*launch, error) {
 		l.machine.Disks = append(l.machine.Disks, qemu.Disk{Path: d, ReadOnly: true})
 	}
 	return l, f.parseVsock(fs, l, log)
-}
-
-// parseMemory reads a size such as 512M or 2G into MiB.
-func parseMemory(s string) (int, error) {
-	unit := 1
-	n, ok := strings.CutSuffix(s, "G")
-	if ok {
-		unit = 1024
-	} else {
-		n = strings.TrimSuffix(s, "M")
-	}
-	v, err := strconv.ParseUint(n, 10, 20)
-	if err != nil || v == 0 {
-		return 0, fmt.Errorf("%q is not a size such as 512M or 2G", s)
-	}
-	return int(v) * unit, nil
 }
 
 // openConsole opens where the console goes. close may be called twice.

@@ -263,16 +263,3 @@ func TestParseForward(t *testing.T) {
 		}
 	}
 }
-
-func TestParseMemory(t *testing.T) {
-	for in, want := range map[string]int{"512M": 512, "2G": 2048, "300": 300} {
-		if got, err := parseMemory(in); err != nil || got != want {
-			t.Errorf("%q: %d, %v", in, got, err)
-		}
-	}
-	for _, in := range []string{"", "M", "-1M", "0", "1T", "99999999999G"} {
-		if got, err := parseMemory(in); err == nil {
-			t.Errorf("%q: %d", in, got)
-		}
-	}
-}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -60,3 +61,19 @@ type Strings []string
 
 func (s *Strings) String() string     { return strings.Join(*s, ",") }
 func (s *Strings) Set(v string) error { *s = append(*s, v); return nil }
+
+// ParseMiB reads a size such as 512M or 2G into MiB.
+func ParseMiB(s string) (int, error) {
+	unit := 1
+	n, ok := strings.CutSuffix(s, "G")
+	if ok {
+		unit = 1024
+	} else {
+		n = strings.TrimSuffix(s, "M")
+	}
+	v, err := strconv.ParseUint(n, 10, 20)
+	if err != nil || v == 0 {
+		return 0, fmt.Errorf("%q is not a size such as 512M or 2G", s)
+	}
+	return int(v) * unit, nil
+}

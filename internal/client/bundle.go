@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"time"
 
@@ -22,41 +23,21 @@ type Approval struct {
 // (final), ErrLater or ErrUnreachable, and carry a code. Without an approval
 // the caller must not start it.
 func Approve(ctx context.Context, cfg Config, bundle wire.Hex32, version uint64) (*Approval, error) {
-	s, err := newSession(cfg, wire.ALPNBundle, wire.RoleVerifier)
-	if err != nil {
-		return nil, err
-	}
-	me, err := learn(ctx, &cfg)
-	if err != nil {
-		return nil, err
-	}
-	s.logf("instance %s", me.id)
-	var a *Approval
-	err = s.try(ctx, func(addr dial.Addr) (err error) {
-		a, err = s.approve(ctx, addr, &wire.BundleTranscript{Version: wire.Version, ID: me.id, Bundle: bundle, BundleVersion: version})
-		return err
+	return asVM(ctx, cfg, wire.ALPNBundle, func(s *session, conn *tls.Conn, a dial.Addr, me identity) (*Approval, error) {
+		return s.approve(ctx, conn, a, &wire.BundleTranscript{Version: wire.Version, ID: me.id, Bundle: bundle, BundleVersion: version})
 	})
-	if err != nil {
-		return nil, err
-	}
-	return a, nil
 }
 
-func (s *session) approve(ctx context.Context, a dial.Addr, t *wire.BundleTranscript) (*Approval, error) {
-	conn, err := s.connect(ctx, a, wire.ExchangeTimeout)
-	if err != nil {
-		return nil, err
-	}
+func (s *session) approve(ctx context.Context, conn *tls.Conn, a dial.Addr, t *wire.BundleTranscript) (*Approval, error) {
 	defer conn.NetConn().Close()
-	defer context.AfterFunc(ctx, func() { conn.NetConn().Close() })()
 	begin := &wire.BundleBegin{Version: t.Version, ID: t.ID, Bundle: t.Bundle, BundleVersion: t.BundleVersion}
 	exchange, err := s.prove(ctx, conn, a, begin, t)
 	if err != nil {
-		return nil, classify(err)
+		return nil, err
 	}
 	m, err := wire.Expect[*wire.BundleApproved](conn)
 	if err != nil {
-		return nil, classify(fmt.Errorf("%s, waiting for the approval: %w", a, err))
+		return nil, fmt.Errorf("%s, waiting for the approval: %w", a, err)
 	}
 	if m.Bundle != t.Bundle || m.BundleVersion != t.BundleVersion || m.Exchange != exchange {
 		return nil, code.Wrap(code.LaunchMalformed, fmt.Errorf("%s: %w: it approves another bundle than the one asked about", a, wire.ErrMalformed))

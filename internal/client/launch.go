@@ -114,41 +114,13 @@ func askReport(ctx context.Context, p platform.Platform, data [64]byte) (*platfo
 // Launch runs the protocol until the release is open. Errors are ErrRefused
 // (final), ErrLater or ErrUnreachable, and carry a code.
 func Launch(ctx context.Context, cfg Config) (*Release, error) {
-	s, err := newSession(cfg, wire.ALPNLaunch, wire.RoleVerifier)
-	if err != nil {
-		return nil, err
-	}
-	me, err := learn(ctx, &cfg)
-	if err != nil {
-		return nil, err
-	}
-	s.logf("instance %s", me.id)
-	var rel *Release
-	err = s.try(ctx, func(a dial.Addr) (err error) {
-		rel, err = s.exchange(ctx, a, me)
-		return err
+	return asVM(ctx, cfg, wire.ALPNLaunch, func(s *session, conn *tls.Conn, a dial.Addr, me identity) (*Release, error) {
+		return s.exchange(ctx, conn, a, me)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return rel, nil
 }
 
-// exchange is one run over one connection.
-func (s *session) exchange(ctx context.Context, a dial.Addr, me identity) (_ *Release, err error) {
-	conn, err := s.connect(ctx, a, wire.ExchangeTimeout)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() })
-	defer func() {
-		stop()
-		if err != nil {
-			conn.NetConn().Close()
-			err = classify(err)
-		}
-	}()
-
+// exchange is one run over one connection, which stays open for the outcome.
+func (s *session) exchange(ctx context.Context, conn *tls.Conn, a dial.Addr, me identity) (*Release, error) {
 	key, err := wire.NewKey()
 	if err != nil {
 		return nil, fmt.Errorf("making the HPKE key: %w", err)

@@ -35,38 +35,12 @@ type Maintenance struct {
 // its requests. Errors are ErrRefused (final), ErrLater or ErrUnreachable, and
 // carry a code.
 func Maintain(ctx context.Context, cfg Config, purpose string) (*Maintenance, error) {
-	s, err := newSession(cfg, wire.ALPNMaintain, wire.RoleVerifier)
-	if err != nil {
-		return nil, err
-	}
-	me, err := learn(ctx, &cfg)
-	if err != nil {
-		return nil, err
-	}
-	var m *Maintenance
-	err = s.try(ctx, func(a dial.Addr) (err error) {
-		m, err = s.maintain(ctx, a, me, purpose)
-		return err
+	return asVM(ctx, cfg, wire.ALPNMaintain, func(s *session, conn *tls.Conn, a dial.Addr, me identity) (*Maintenance, error) {
+		return s.maintain(ctx, conn, a, me, purpose)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
 }
 
-func (s *session) maintain(ctx context.Context, a dial.Addr, me identity, purpose string) (_ *Maintenance, err error) {
-	conn, err := s.connect(ctx, a, wire.ExchangeTimeout)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() })
-	defer func() {
-		stop()
-		if err != nil {
-			conn.NetConn().Close()
-			err = classify(err)
-		}
-	}()
+func (s *session) maintain(ctx context.Context, conn *tls.Conn, a dial.Addr, me identity, purpose string) (*Maintenance, error) {
 	key, err := wire.NewKey()
 	if err != nil {
 		return nil, fmt.Errorf("making the HPKE key: %w", err)
