@@ -22,7 +22,7 @@ git ls-files -z --cached --others --exclude-standard | sort -rz | xargs -0 -I{} 
 # The modules that the build needs, out of this machine's cache into another one.
 modcache=$(go env GOMODCACHE) proxy=$(go env GOPROXY)
 for tags in "" guest simdevice; do
-  GOFLAGS=-modcacherw GOMODCACHE=$tmp/mod GOPROXY=file://$modcache/cache/download,$proxy go list -C "$tree" -deps -tags "$tags" . ./mkimage >"$tmp/out/list"
+  GOFLAGS=-modcacherw GOMODCACHE=$tmp/mod GOPROXY=file://$modcache/cache/download,$proxy go list -C "$tree" -deps -tags "$tags" . ./mkimage >"$tmp/out/list" 2>&1 || { cat "$tmp/out/list" >&2; die "finding the modules of the build"; }
 done
 
 # other COMMAND...: as another user where that is possible, with another of everything.
@@ -33,7 +33,7 @@ if [ "$(id -u)" = 0 ]; then
 fi
 goroot=$(go env GOROOT)
 other() {
-  (umask 077 && cd "$tmp/tmp" && exec "${as[@]}" env -i PATH="$goroot/bin:$PATH" HOME="$tmp/tmp" TMPDIR="$tmp/tmp" TZ=Asia/Tokyo LC_ALL=tr_TR.UTF-8 LANG=C \
+  (umask 077 && cd "$tmp/tmp" && exec "${as[@]}" env -i PATH="$goroot/bin:$PATH" HOME="$tmp/tmp" TMPDIR="$tmp/tmp" TZ=Asia/Tokyo LC_ALL=C.UTF-8 \
     GOCACHE="$tmp/cache" GOMODCACHE="$tmp/mod" GOPROXY=off GOTOOLCHAIN=local "$@")
 }
 other make -s -C "$tree" build
