@@ -48,9 +48,11 @@ func Admitting(list []Identity, r *snp.Report) (Identity, bool) {
 	return Identity{}, false
 }
 
-// SameImage says whether both name one key's one image: they differ in their
-// least SVN, or not at all.
-func (i Identity) SameImage(o Identity) bool { o.MinSVN = i.MinSVN; return i == o }
+// SameImage says whether both name one key's one image, whatever their least
+// SVN: a launch could be of either. One that names no family is of every family.
+func (i Identity) SameImage(o Identity) bool {
+	return i.IDKey == o.IDKey && i.ImageID == o.ImageID && (i.FamilyID == o.FamilyID || i.FamilyID == Hex16{} || o.FamilyID == Hex16{})
+}
 
 func (i Identity) String() string {
 	s := fmt.Sprintf("ID key %v, image ID %v", i.IDKey, i.ImageID)

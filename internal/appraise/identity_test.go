@@ -112,3 +112,23 @@ func TestIdentityInPolicyFile(t *testing.T) {
 		t.Error("neither measurements nor identities: accepted")
 	}
 }
+
+func TestSameImage(t *testing.T) {
+	base := appraise.Identity{IDKey: repeat48(7), ImageID: appraise.Hex16{8}, MinSVN: 3}
+	with := func(f func(*appraise.Identity)) appraise.Identity { i := base; f(&i); return i }
+	one, two := with(func(i *appraise.Identity) { i.FamilyID[0] = 1 }), with(func(i *appraise.Identity) { i.FamilyID[0] = 2 })
+	for name, tc := range map[string]struct {
+		a, b appraise.Identity
+		want bool
+	}{
+		"another floor":      {base, with(func(i *appraise.Identity) { i.MinSVN = 9 }), true},
+		"any family and one": {base, one, true},
+		"two families":       {one, two, false},
+		"another key":        {base, with(func(i *appraise.Identity) { i.IDKey[0] ^= 1 }), false},
+		"another image":      {base, with(func(i *appraise.Identity) { i.ImageID[0] ^= 1 }), false},
+	} {
+		if tc.a.SameImage(tc.b) != tc.want || tc.b.SameImage(tc.a) != tc.want {
+			t.Errorf("%s: want %v", name, tc.want)
+		}
+	}
+}

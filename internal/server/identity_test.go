@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -202,6 +203,49 @@ func TestIdentityRegistration(t *testing.T) {
 	w.identified(id, good)
 	if got := w.instance(id); len(got.Identities) != 1 || got.Identities[0] != good || len(got.Measurements) != 0 {
 		t.Errorf("record %+v", got)
+	}
+}
+
+// A floor is raised although the identity before it named no family, or more
+// than one did: none of them is left to admit what is below.
+func TestIdentityFloorAcrossFamilies(t *testing.T) {
+	w := newWorld(t, nil)
+	owner := newIDOwner(t, w.psp)
+	family := func(b byte, minSVN uint32) appraise.Identity {
+		i := owner.identity("web", minSVN)
+		i.FamilyID = appraise.Hex16{b}
+		return i
+	}
+	any := owner.identity("web", 1)
+	id := newID()
+	w.identified(id, any)
+	admit := func(list ...appraise.Identity) {
+		t.Helper()
+		if err := w.state.UpdateInstance(context.Background(), id, func(i *Instance) error { i.Admit(list); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(what string, want ...appraise.Identity) {
+		t.Helper()
+		if got := w.instance(id).Identities; !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	admit(family(1, 5))
+	has("a family in the place of any", family(1, 5))
+	c := w.begin(id)
+	c.send(c.evidence(owner.launch(id, 1, "web", 1)))
+	_, err := c.release()
+	w.refused("a version below the raised floor", err, code.MeasurementUnknown)
+	admit(family(2, 6))
+	has("another family beside it", family(1, 5), family(2, 6))
+	admit(owner.identity("web", 7))
+	has("any family in the place of two", owner.identity("web", 7))
+	for name, list := range map[string][]appraise.Identity{"any, then one": {any, family(1, 5)}, "one, then any": {family(1, 5), any}} {
+		inst := &Instance{ID: newID(), Identities: list, OnSecond: Takeover}
+		if err := w.state.AddInstance(context.Background(), inst, &Secrets{}); err == nil {
+			t.Errorf("%s: registered", name)
+		}
 	}
 }
 

@@ -168,15 +168,15 @@ func (i *Instance) checkIdentities() error {
 		}
 		for _, o := range i.Identities[:n] {
 			if o.SameImage(d) {
-				return fmt.Errorf("two identities differ in their least SVN alone: %v, and %d", o, d.MinSVN)
+				return fmt.Errorf("two identities are of one image, and the lower SVN would count: %v, and %v", o, d)
 			}
 		}
 	}
 	return nil
 }
 
-// Admit adds identities. One of the same key, image and family takes the place
-// of the one before, whatever its least SVN.
+// Admit adds identities. One takes the place of those before it that a launch
+// of the same image could meet, whatever their least SVN.
 func (i *Instance) Admit(list []appraise.Identity) {
 	for _, d := range list {
 		i.Identities = slices.DeleteFunc(slices.Clone(i.Identities), func(o appraise.Identity) bool { return o.SameImage(d) })
