@@ -54,6 +54,8 @@ type Measurement struct {
 	Nominated int64 `json:"nominated,omitempty"`
 	// ByOwner says that it was the owner who named it, with instance renew.
 	ByOwner bool `json:"by_owner,omitempty"`
+	// Batch is the same for all that one instance renew named.
+	Batch uint64 `json:"batch,omitempty"`
 }
 
 // Pending says that the digest may boot, and has not yet.

@@ -93,7 +93,9 @@ func (i *Instance) boundNominated() {
 
 // promote drops what a nominated digest succeeds, once it has booted: all but
 // itself and those nominated after it. What the owner named and has not booted
-// stays where the VM's own nomination did. It only narrows.
+// stays where the VM's own nomination did; where the owner's did, what the VM
+// named is dropped whenever it did so, and what one renewal named is promoted
+// together. It only narrows.
 func (st *State) promote(ctx context.Context, id wire.Hex32, digest string, boot uint64, now time.Time) error {
 	i, err := st.Instance(ctx, id)
 	if err != nil || !i.nominated(digest) {
@@ -110,7 +112,10 @@ func (st *State) promote(ctx context.Context, id wire.Hex32, digest string, boot
 		for n, m := range i.Measurements {
 			switch {
 			case n == at:
-			case m.Pending() && (n > at || m.ByOwner && !done.ByOwner):
+			case m.Pending() && done.ByOwner && m.ByOwner && m.Batch == done.Batch:
+				m.Nominated = 0
+				kept = append(kept, m)
+			case m.Pending() && done.ByOwner && m.ByOwner && n > at, m.Pending() && !done.ByOwner && (m.ByOwner || n > at):
 				kept = append(kept, m)
 			default:
 				p.Dropped = append(p.Dropped, m.Digest)
@@ -125,7 +130,7 @@ func (st *State) promote(ctx context.Context, id wire.Hex32, digest string, boot
 
 // Renew is the owner's word that an instance may boot further launch digests:
 // pending until one of them has booted and reported opened, which drops the
-// digests before it. Until then those are the way back.
+// digests before them. Until then those are the way back.
 func (st *State) Renew(ctx context.Context, id wire.Hex32, list []Measurement, now time.Time) error {
 	return st.UpdateInstance(ctx, id, func(i *Instance) error {
 		switch {
@@ -134,12 +139,16 @@ func (st *State) Renew(ctx context.Context, id wire.Hex32, list []Measurement, n
 		case len(i.Measurements) == 0:
 			return errors.New("the instance has no launch digest of its own: let the policy say Measurement[new] renews Measurement[old]")
 		}
+		batch := uint64(1)
+		for _, h := range i.Measurements {
+			batch = max(batch, h.Batch+1)
+		}
 		for _, m := range list {
 			if slices.ContainsFunc(i.Measurements, func(h Measurement) bool { return h.Digest == m.Digest && !h.Pending() }) {
 				return fmt.Errorf("launch digest %.16s... is one of the instance's already", m.Digest)
 			}
 			i.Measurements = slices.DeleteFunc(slices.Clone(i.Measurements), func(h Measurement) bool { return h.Digest == m.Digest })
-			m.Nominated, m.ByOwner = now.Unix(), true
+			m.Nominated, m.ByOwner, m.Batch = now.Unix(), true, batch
 			i.Measurements = append(i.Measurements, m)
 		}
 		return nil

@@ -99,6 +99,81 @@ func TestRenewByOwner(t *testing.T) {
 	}
 }
 
+// What the old image nominates after the owner's word is the old image's, and is
+// gone with it.
+func TestRenewEndsLaterNominations(t *testing.T) {
+	w := newWorld(t, nil)
+	ctx := context.Background()
+	id := newID()
+	w.add(id, Takeover)
+	if err := w.state.UpdateInstance(ctx, id, func(i *Instance) error { i.MayNominate = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	w.up(w.guest(id, nil))
+	next, later, evil := [48]byte{0xbb, 1}, [48]byte{0xbc, 1}, [48]byte{5, 1}
+	renew := func(d [48]byte) {
+		t.Helper()
+		if err := w.state.Renew(ctx, id, []Measurement{{Digest: hex48(d), Source: "computed"}}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	renew(next)
+	if ok, err := w.state.Nominate(ctx, id, nomination(5), hex48(digest), true, time.Now()); !ok || err != nil {
+		t.Fatalf("%v, %v", ok, err)
+	}
+	renew(later)
+	if err := w.boots(next, id, wire.ResultOpened); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.instance(id).Measurements; len(got) != 2 || got[0].Digest != hex48(next) || got[1].Digest != hex48(later) {
+		t.Errorf("after the owner's image booted: %+v", got)
+	}
+	w.refused("the old image's nomination", w.claims(id, w.started(evil, id)), code.MeasurementUnknown)
+}
+
+// One renewal names an image in several variants, as for two numbers of vCPUs.
+// They stand together: which of them the host starts first drops none of the rest.
+func TestRenewVariants(t *testing.T) {
+	w := newWorld(t, nil)
+	ctx := context.Background()
+	id := newID()
+	w.add(id, Takeover)
+	variant := func(b, n byte) [48]byte { return [48]byte{b, n} }
+	renew := func(list ...[48]byte) {
+		t.Helper()
+		var m []Measurement
+		for _, d := range list {
+			m = append(m, Measurement{Digest: hex48(d), Source: "computed"})
+		}
+		if err := w.state.Renew(ctx, id, m, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	boots := func(d [48]byte) {
+		t.Helper()
+		if err := w.boots(d, id, wire.ResultOpened); err != nil {
+			t.Fatalf("%x: %v", d[:2], err)
+		}
+	}
+	renew(variant(0xb0, 1)) // bad, and renewed before it booted
+	renew(variant(0xbb, 1), variant(0xbb, 2), variant(0xbb, 3))
+	boots(variant(0xbb, 3))
+	for _, d := range [][48]byte{digest, variant(0xb0, 1)} {
+		w.refused("what was before", w.claims(id, w.started(d, id)), code.MeasurementUnknown)
+	}
+	boots(variant(0xbb, 1))
+	boots(variant(0xbb, 2))
+	boots(variant(0xbb, 3))
+	renew(variant(0xcc, 1), variant(0xcc, 2))
+	boots(variant(0xbb, 1)) // the way back
+	boots(variant(0xcc, 2))
+	if got := w.instance(id).Measurements; len(got) != 2 || got[0].Digest != hex48(variant(0xcc, 2)) || got[1].Digest != hex48(variant(0xcc, 1)) {
+		t.Errorf("after the next renewal: %+v", got)
+	}
+	w.refused("the renewal before", w.claims(id, w.started(variant(0xbb, 2), id)), code.MeasurementUnknown)
+	boots(variant(0xcc, 1))
+}
+
 // In a domain the policy says which image renews which, and each instance that
 // was seen as the newer one stays there.
 func TestPolicyRenews(t *testing.T) {
