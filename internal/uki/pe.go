@@ -112,6 +112,9 @@ func (h *header) parseSections(data []byte) error {
 // contents is a section as it is in memory: the file may hold padding behind it.
 func (s section) contents(data []byte) []byte {
 	n := min(s.memSize, s.fileSize)
+	if n == 0 {
+		return []byte{} // wherever in the file it claims to be
+	}
 	return data[s.file:][:n:n]
 }
 

@@ -175,13 +175,61 @@ func TestReadRefused(t *testing.T) {
 	}
 }
 
+// empty gives an image with one section that has no contents, and says that
+// they are far behind the file's end.
+func empty(t testing.TB, image []byte, name string) []byte {
+	t.Helper()
+	h, err := parse(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range h.sections {
+		if s.name == name {
+			out := bytes.Clone(image)
+			raw := out[h.table+i*sectionSize:]
+			le.PutUint32(raw[8:], 0)
+			le.PutUint32(raw[16:], 0)
+			le.PutUint32(raw[20:], 0xfffffff0)
+			return out
+		}
+	}
+	t.Fatalf("no section %s", name)
+	return nil
+}
+
+// A section without contents may say that it is anywhere.
+func TestEmptySection(t *testing.T) {
+	if _, err := StubVersionOf(empty(t, ukitest.Stub(), ".sdmagic")); !errors.Is(err, ErrFormat) {
+		t.Errorf(".sdmagic: %v", err)
+	}
+	image := build(t, parts())
+	for _, name := range []string{".linux", ".cmdline", ".initrd", ".uname", ".osrel"} {
+		hostile := empty(t, image, name)
+		if _, err := Read(hostile); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: %v", name, err)
+		}
+		twice, err := appendSections(hostile, []Section{{Name: name, Data: []byte("x")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Read(twice); err == nil || !strings.Contains(err.Error(), "two sections") {
+			t.Errorf("an empty %s and another: %v", name, err)
+		}
+	}
+}
+
 // Reading neither panics nor reaches out of the file, and what is read as a
 // stub and extended is read with the same parts.
 func FuzzRead(f *testing.F) {
 	f.Add(ukitest.Stub())
 	f.Add(build(f, parts()))
 	f.Add([]byte("MZ"))
+	f.Add(empty(f, ukitest.Stub(), ".sdmagic"))
+	f.Add(empty(f, build(f, parts()), ".linux"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if v, err := StubVersionOf(data); err == nil && !bytes.Contains(data, []byte(stubMark+v)) {
+			t.Fatalf("version %q is not in the file", v)
+		}
 		if p, err := Read(data); err == nil && len(p.Kernel)+len(p.Initrd) > len(data) {
 			t.Fatal("more than the file holds")
 		}
