@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -50,6 +51,8 @@ type measureFlags struct {
 
 	given map[string]bool
 	axes  measure.Axes
+
+	foreign bool // -snp-ovmf-hash is not that of the firmware
 }
 
 func (f *measureFlags) register(fs *applet.FlagSet) {
@@ -72,7 +75,7 @@ func (f *measureFlags) register(fs *applet.FlagSet) {
 	fs.Uint64Var(&f.varsSize, "vars-size", 0, "`bytes` of the variable store, for -mode snp:svsm")
 	fs.StringVar(&f.varsFile, "vars-file", "", "variable store `file`, whose size is taken, instead of -vars-size")
 	fs.StringVar(&f.igvm, "igvm", "", "IGVM `file` instead of all that; its digest covers no kernel")
-	fs.StringVar(&f.chain, "snp-ovmf-hash", "", "`hex` from -mode snp:ovmf-hash, instead of hashing the firmware")
+	fs.StringVar(&f.chain, "snp-ovmf-hash", "", "`hex` from -mode snp:ovmf-hash, instead of hashing the firmware; incomplete if it is not that of -ovmf")
 	fs.StringVar(&f.matrix, "matrix", "", "print a table of digests for every combination of `axes`, such as\n"+measure.AxesSyntax)
 	fs.StringVar(&f.against, "against", "", "compare with an attestation `report` (a file, raw or in hex, or a digest's 96 hex digits) and say\nwhich input differs")
 	fs.BoolVar(&f.dumpVMSA, "dump-vmsa", false, "write each vCPU's measured page to vmsa0.bin, vmsa1.bin, ...")
@@ -117,12 +120,13 @@ func runMeasure(ctx context.Context, env *applet.Env, args []string) error {
 		return explainMeasure(fs, f.printMatrix(env, cfg))
 	}
 	out := &measured{Mode: mode, Firmware: f.ovmf}
-	if f.ovmf == "" {
+	if synthetic(cfg.Firmware) { // under a file's name, too
 		out.Firmware = syntheticName
 	}
 	if err := out.compute(mode, cfg, f.json); err != nil {
 		return explainMeasure(fs, err)
 	}
+	out.Complete, out.Why = f.covers(out.Complete, out.Why)
 	if report != nil {
 		if out.Against, err = f.compare(cfg, report); err != nil {
 			return explainMeasure(fs, err)
@@ -135,6 +139,19 @@ func runMeasure(ctx context.Context, env *applet.Env, args []string) error {
 	}
 	return f.print(env, out)
 }
+
+// covers takes back completeness where the firmware's part is a number only: it
+// may be that of firmware which compares no hashes.
+func (f *measureFlags) covers(complete bool, why string) (bool, string) {
+	if complete && f.foreign {
+		return false, "-snp-ovmf-hash is not that of the firmware given: which firmware it is of was not seen"
+	}
+	return complete, why
+}
+
+// synthetic says that these bytes are the synthetic firmware, whatever it is
+// called.
+func synthetic(firmware []byte) bool { return bytes.Equal(firmware, measure.SyntheticFirmware()) }
 
 // config turns flags into a launch description without reading any file.
 func (f *measureFlags) config(fs *applet.FlagSet) (*measure.Config, string, error) {

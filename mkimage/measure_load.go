@@ -47,12 +47,14 @@ func (f *measureFlags) loadRest(ctx context.Context, cfg *measure.Config, mode s
 			return err
 		}
 	}
-	if mode == modeSNP && cfg.FirmwareChain == nil {
+	if mode == modeSNP {
 		chain, err := measure.FirmwareChain(cfg.Firmware)
 		if err != nil {
 			return err
 		}
-		cfg.FirmwareChain = &chain
+		if f.foreign = cfg.FirmwareChain != nil && *cfg.FirmwareChain != chain; !f.foreign {
+			cfg.FirmwareChain = &chain
+		}
 	}
 	if f.kernel == "" {
 		return nil

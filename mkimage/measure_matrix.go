@@ -35,6 +35,7 @@ func (f *measureFlags) printMatrix(env *applet.Env, cfg *measure.Config) error {
 	if err != nil {
 		return err
 	}
+	r.Complete, r.Why = f.covers(r.Complete, r.Why)
 	warnIncomplete(env, r.Complete, r.Why)
 	if f.json {
 		list := make([]measuredCell, len(cells))

@@ -84,14 +84,15 @@ func TestMeasureComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, _, err = measureRun(t, append(args, "-ovmf", dir+"/fw", "-snp-ovmf-hash", strings.TrimSpace(chain))...)
-	if err != nil || out != hexDigest+"\n" {
-		t.Errorf("with the firmware's chain: %q, %v", out, err)
+	out, talk, err = measureRun(t, append(args, "-ovmf", dir+"/fw", "-snp-ovmf-hash", strings.TrimSpace(chain))...)
+	if err != nil || out != hexDigest+"\n" || strings.Contains(talk, "INCOMPLETE") {
+		t.Errorf("with the firmware's chain: %q, %q, %v", out, talk, err)
 	}
 }
 
 func TestMeasureIncomplete(t *testing.T) {
 	dir := measureFiles(t)
+	whole := []string{"-vcpu-type", "EPYC", "-kernel", dir + "/kernel", "-initrd", dir + "/initrd"}
 	for name, args := range map[string][]string{
 		"no kernel":        {"-vcpu-type", "EPYC"},
 		"no initramfs":     {"-vcpu-type", "EPYC", "-kernel", dir + "/kernel"},
@@ -99,6 +100,8 @@ func TestMeasureIncomplete(t *testing.T) {
 		"sev":              {"-mode", "sev", "-kernel", dir + "/kernel", "-initrd", dir + "/initrd"},
 		"sev-es":           {"-mode", "seves", "-vcpu-type", "EPYC", "-kernel", dir + "/kernel", "-initrd", dir + "/initrd"},
 		"firmware's chain": {"-mode", "snp:ovmf-hash"},
+		"another's chain":  append([]string{"-snp-ovmf-hash", strings.Repeat("a1", 48)}, whole...),
+		"and a matrix":     append([]string{"-snp-ovmf-hash", strings.Repeat("a1", 48), "-matrix", "vcpus=1-2"}, whole...),
 	} {
 		out, talk, err := measureRun(t, append(args, "-ovmf", dir+"/fw")...)
 		if err != nil || out == "" || !strings.Contains(talk, "INCOMPLETE") {

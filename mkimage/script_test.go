@@ -32,6 +32,10 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			imagetest.Inputs(t, env.WorkDir)
 			firmware := measure.SyntheticFirmware()
+			if err := os.WriteFile(env.WorkDir+"/synthetic-firmware", firmware, 0o600); err != nil {
+				return err
+			}
+			firmware[1] ^= 1 // stands in for a real one, which the synthetic bytes never do
 			if err := os.WriteFile(env.WorkDir+"/firmware", firmware, 0o600); err != nil {
 				return err
 			}
