@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -28,13 +29,14 @@ type claimed struct {
 // runClaim is `mkimage claim`: the lines of a policy that trust an image. The
 // digest comes from the image's files, never from its record alone.
 func runClaim(_ context.Context, env *applet.Env, args []string) error {
-	fs := env.Flags("[-ovmf FILE] [-uki] [-matrix AXES] [-name NAME] [-days N] [-from TIME] IMAGE", claimExample)
+	fs := env.Flags("[-ovmf FILE] [-uki] [-matrix AXES] [-name NAME] [-days N] [-from TIME] [-simulator] IMAGE", claimExample)
 	ovmf := fs.String("ovmf", "", "the firmware `FILE` that the image was measured with")
 	name := fs.String("name", "", "call the measurement `NAME` in the policy (default: the image folder's)")
 	days := fs.Int("days", 90, "the claim is in force for `N` days")
 	unified := fs.Bool("uki", false, "of a launch of linux.efi, the image's unified kernel image")
 	matrix := fs.String("matrix", "", "a claim for every combination of `AXES`, such as\n"+measure.AxesSyntax)
 	start := fs.String("from", "", "from this `TIME`, such as 2026-01-31 or 2026-01-31T12:00:00Z (default: now)")
+	simulator := fs.Bool("simulator", false, "a claim for the simulator: of a digest over the synthetic firmware, too")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -68,6 +70,9 @@ func runClaim(_ context.Context, env *applet.Env, args []string) error {
 	firmware, r, err := claimable(dir, *ovmf)
 	if err != nil {
 		return err
+	}
+	if r.Synthetic() && !*simulator {
+		return errSynthetic("build the image with the firmware that is launched, -ovmf FILE")
 	}
 	m := r.Record.Measurement
 	digest, cfg := r.Digest, r.Launch(firmware)
@@ -140,6 +145,12 @@ func claimable(dir, ovmf string) (firmware []byte, r *image.Report, err error) {
 	return firmware, r, err
 }
 
+// errSynthetic refuses a digest that hardware must not be trusted for.
+func errSynthetic(hint string) error {
+	return applet.WithHint(applet.Refused(code.MeasurementIncomplete, errors.New("the digest is over the synthetic firmware, which has tables and no code: nothing in it compares the hashes")),
+		hint+"; for snp-sim give -simulator")
+}
+
 // imageName is what an image folder, or the one of an image.json, is called.
 func imageName(dir string) string {
 	if filepath.Base(dir) == image.RecordName {
@@ -154,7 +165,7 @@ func imageName(dir string) string {
 // forSimulator says why hardware never reports an image's digest, or "".
 func forSimulator(r *image.Report) string {
 	switch {
-	case r.Record.Measurement.Synthetic:
+	case r.Synthetic():
 		return "SYNTHETIC FIRMWARE: only the simulator reports this digest"
 	case r.Simulator:
 		return "SIMULATOR IMAGE: a program in it stands in for the secure processor"

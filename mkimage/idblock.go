@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -162,8 +161,7 @@ func (f *idBlockFlags) digest(env *applet.Env, b *idblock.Block) (source string,
 	case err != nil:
 		return "", err
 	case synthetic && !f.simulator:
-		return "", applet.WithHint(applet.Refused(code.MeasurementIncomplete, errors.New("the digest is over the synthetic firmware, which has tables and no code: nothing in it compares the hashes")),
-			"measure with the firmware that is launched, -ovmf FILE; for snp-sim give -simulator")
+		return "", errSynthetic("measure with the firmware that is launched, -ovmf FILE")
 	case synthetic:
 		source += " (for the simulator)"
 	}
@@ -179,7 +177,7 @@ func imageDigest(dir, ovmf string) (digest string, synthetic bool, err error) {
 	if err != nil {
 		return "", false, err
 	}
-	return r.Digest, r.Record.Measurement.Synthetic, nil
+	return r.Digest, r.Synthetic(), nil
 }
 
 // measuredDigest reads a digest with what `mkimage measure` found of it.

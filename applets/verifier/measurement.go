@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -252,7 +253,7 @@ func (l *launchFlags) compute(cfg measure.Config, kernel, initrd string) (string
 	if cfg.Firmware, err = firmware(l.ovmf); err != nil {
 		return "", err
 	}
-	l.synthetic = l.synthetic || l.ovmf == ""
+	l.synthetic = l.synthetic || synthetic(cfg.Firmware)
 	return computeDigest(cfg, kernel, initrd)
 }
 
@@ -262,6 +263,9 @@ func firmware(name string) ([]byte, error) {
 	}
 	return applet.ReadFile(nil, name, maxFirmware)
 }
+
+// synthetic: the bytes tell, not whether a file was named.
+func synthetic(firmware []byte) bool { return bytes.Equal(firmware, measure.SyntheticFirmware()) }
 
 func computeDigest(cfg measure.Config, kernel, initrd string) (string, error) {
 	var err error
@@ -335,11 +339,12 @@ func (l *launchFlags) fromImage(dir string) (none server.Measurement, err error)
 		return none, incomplete("image %q was measured with a firmware file of SHA-256 %s: name it with -ovmf", dir, m.Firmware.SHA256)
 	}
 	if m.Synthetic {
-		ovmf, l.synthetic = "", true
+		ovmf = ""
 	}
 	if cfg.Firmware, err = firmware(ovmf); err != nil {
 		return none, err
 	}
+	l.synthetic = l.synthetic || synthetic(cfg.Firmware)
 	initrd := filepath.Join(dir, image.InitrdName)
 	got, err := computeDigest(cfg, filepath.Join(dir, image.KernelName), initrd)
 	if err != nil {

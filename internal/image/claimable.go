@@ -43,6 +43,14 @@ func Claimable(dir string, firmware []byte) (*Report, error) {
 	return r, nil
 }
 
+// Synthetic says that the digest is over the synthetic firmware, which has tables
+// and no code: nothing in it compares the hashes. The record may name the file of
+// it as any other firmware.
+func (r *Report) Synthetic() bool {
+	m := r.Record.Measurement
+	return m.Synthetic || m.Firmware == outputOf(measure.SyntheticFirmware())
+}
+
 // Launch describes the launch that was measured, for digests of the same files
 // launched in another way. firmware is nil for the synthetic one.
 func (r *Report) Launch(firmware []byte) measure.Config {
