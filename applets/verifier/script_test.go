@@ -114,6 +114,7 @@ func owner(dir string, psp *snpsim.PSP) error {
 		"header.json": recJSON,
 		"header.img":  header,
 		"db.password": []byte("sesame"),
+		"tables.fd":   measure.SyntheticFirmware(),
 	}
 	for _, name := range []string{"platform.key", "platform2.key"} {
 		k, _, err := simenclave.GenerateKey()

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"attestbox/internal/code"
@@ -102,7 +103,8 @@ func ExitCode(err error) int {
 	}
 }
 
-// Print writes err, its code and its hints to w as `name: text [code]`.
+// Print writes err, its code and its hints to w as `name: text [code]`. Text of
+// others that an error quotes, of a file or a peer, cannot steer a terminal.
 func Print(w io.Writer, name string, err error) {
 	if err == nil || errors.Is(err, ErrHelp) {
 		return
@@ -111,10 +113,19 @@ func Print(w io.Writer, name string, err error) {
 	if c, ok := code.Of(err); ok && c != code.Usage && c != code.Failed {
 		text += " [" + string(c) + "]"
 	}
-	fmt.Fprintf(w, "%s: %s\n", name, text)
+	fmt.Fprintf(w, "%s: %s\n", name, printable(text))
 	for h, ok := errors.AsType[*hintError](err); ok; h, ok = errors.AsType[*hintError](h.err) {
-		fmt.Fprintf(w, "%s: hint: %s\n", name, h.hint)
+		fmt.Fprintf(w, "%s: hint: %s\n", name, printable(h.hint))
 	}
+}
+
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && !strconv.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // OSEnv is the environment of the running process.

@@ -27,6 +27,7 @@ func TestExitAndPrint(t *testing.T) {
 		{Usage("no %s", "flag"), 2, "x: no flag\n"},
 		{WithHint(Refused(code.IDZero, errors.New("no ID")), "set HOST_DATA"), 3, "x: no ID [id-zero]\nx: hint: set HOST_DATA\n"},
 		{fmt.Errorf("fetch: %w", Later(code.Unreachable, errors.New("timeout"))), 4, "x: fetch: timeout [unreachable]\n"},
+		{WithHint(errors.New("image \x1b]0;x\a\u009b2J\u202e\x00\x9b: no \"Grün\"\n\tline"), "see \x1b[2J"), 1, "x: image ?]0;x??2J??\ufffd: no \"Grün\"\n\tline\nx: hint: see ?[2J\n"},
 	} {
 		var out bytes.Buffer
 		Print(&out, "x", tc.err)
