@@ -79,6 +79,11 @@ func Certify(ctx context.Context, cfg CertifyConfig) (*Admitted, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !cfg.Instance.IsZero() { // as for a launch: nothing is asked where the host set HOST_DATA
+		if _, err := learn(ctx, &cfg.Config); err != nil {
+			return nil, err
+		}
+	}
 	csr := cfg.CSR
 	if csr == nil {
 		if csr, err = admission.NewCSR(cfg.Key); err != nil {

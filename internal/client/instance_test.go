@@ -1,10 +1,15 @@
 package client
 
 import (
+	"context"
 	"errors"
+	"net"
 	"testing"
+	"time"
 
+	"attestbox/internal/client/domaintest"
 	"attestbox/internal/code"
+	"attestbox/internal/dial"
 	"attestbox/internal/wire"
 )
 
@@ -33,5 +38,23 @@ func TestImageBringsID(t *testing.T) {
 	defer rel.Close()
 	if rel.ID != cfg.Instance {
 		t.Errorf("asked as %s", rel.ID)
+	}
+}
+
+// Nor does a VM of such an image ask to be certified as the host's choice.
+func TestCertifyImageBringsID(t *testing.T) {
+	p := domaintest.New(t, "a.example", time.Now()).NewPolicyServer(t)
+	cfg := certifyConfig(p)
+	cfg.Instance = wire.Hex32{31: 1}
+	cfg.Dial = func(context.Context, dial.Addr) (net.Conn, error) {
+		t.Error("a connection to the policy server")
+		return nil, net.ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	a, err := Certify(ctx, cfg)
+	if c, _ := code.Of(err); !errors.Is(err, ErrRefused) || c != code.HostDataSet {
+		a.Close()
+		t.Errorf("HOST_DATA set: %v", err)
 	}
 }

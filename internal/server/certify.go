@@ -15,6 +15,7 @@ import (
 	"attestbox/internal/code"
 	"attestbox/internal/seal"
 	"attestbox/internal/secret"
+	"attestbox/internal/snp"
 	"attestbox/internal/wire"
 )
 
@@ -63,20 +64,23 @@ func (s *Server) decideCertify(ctx context.Context, x *exchange, t *wire.Certify
 		refuse(codeOr(err, code.CertifyRefused), err.Error())
 		return
 	}
+	var inst *Instance
+	if shown.report != nil {
+		var ok bool
+		if inst, ok = s.registered(ctx, x, d, adm, shown.report); !ok {
+			return
+		}
+	}
 	// Only now: nobody can use up the limit of an instance that he has merely
 	// learned of.
 	if !s.ids.take("certify "+adm.identity.Platform+" "+hex.EncodeToString(adm.identity.Instance[:]), time.Now()) {
 		s.later(x, d, code.VerifierBusy, 15, "this instance asks too often")
 		return
 	}
-	if shown.report != nil {
+	if inst != nil {
 		// A VM that runs behind a bundle which the floor has left behind is not
 		// admitted anew.
-		inst, err := s.State.Instance(ctx, adm.identity.Instance)
-		if err == nil {
-			err = s.checkBundle(ctx, inst, shown.report.ReportID, d)
-		}
-		if err != nil && !errors.Is(err, ErrUnknownInstance) {
+		if err := s.checkBundle(ctx, inst, shown.report.ReportID, d); err != nil {
 			s.noBundle(x, d, err, code.CertifyRefused)
 			return
 		}
@@ -98,6 +102,30 @@ func (s *Server) decideCertify(ctx context.Context, x *exchange, t *wire.Certify
 		return
 	}
 	s.answer(x, answer)
+}
+
+// registered holds a VM's evidence against what is on record here of the
+// instance that the policy says it is: nil where nothing is. Without ok it was
+// answered.
+func (s *Server) registered(ctx context.Context, x *exchange, d *Decision, adm *admitted, r *snp.Report) (inst *Instance, ok bool) {
+	inst, err := s.State.Instance(ctx, adm.identity.Instance)
+	if errors.Is(err, ErrUnknownInstance) {
+		inst, err = nil, nil
+	}
+	if err == nil {
+		err = s.State.checkMember(ctx, inst, adm.identity.Instance, hex.EncodeToString(r.Measurement[:]), r.HostData != [32]byte{})
+	}
+	switch {
+	case errors.Is(err, errWrongSource):
+		s.refuse(x, d, code.InstanceSource, code.CertifyRefused, err.Error())
+		return nil, false
+	case err != nil:
+		return nil, s.fault(x, d, err)
+	case inst != nil && inst.Decommissioned != 0:
+		s.refuse(x, d, code.InstanceDecommissioned, code.CertifyRefused, "the instance is decommissioned")
+		return nil, false
+	}
+	return inst, true
 }
 
 // admitted is a certificate that was made and not given yet.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,4 +118,21 @@ func (st *State) checkIDSource(ctx context.Context, i *Instance, digest string) 
 		return wrongSource("this launch digest does not bring the instance's ID")
 	}
 	return nil
+}
+
+// checkMember is checkIDSource for certify, where the policy says which instance
+// a VM is, and that may be one that is not registered (nil). hostData says that
+// HOST_DATA is not zeros.
+func (st *State) checkMember(ctx context.Context, i *Instance, id wire.Hex32, digest string, hostData bool) error {
+	if i != nil {
+		if i.FromImage() == hostData {
+			return wrongSource("the instance's record says id-source %s", cmp.Or(i.IDSource, IDFromHostData))
+		}
+		return st.checkIDSource(ctx, i, digest)
+	}
+	whose, taken, err := st.imageID(ctx, digest)
+	if err == nil && taken && (hostData || whose != id) {
+		err = wrongSource("launch digest %.16s... is an image's that brings the ID %s", digest, whose)
+	}
+	return err
 }

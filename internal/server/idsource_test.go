@@ -249,3 +249,60 @@ func TestPolicyTakesIDFromImage(t *testing.T) {
 		}
 	}
 }
+
+// What is registered here holds for certify as it does for launch, whatever the
+// policy leaves out.
+func TestCertifyKeepsIDSource(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	id1, id2, plain, disputed, unknown := newID(), newID(), newID(), newID(), newID()
+	trusted := func(d [48]byte) string { return "Measurement[" + hex48(d) + "] is-trusted" }
+	brings := func(d [48]byte, id wire.Hex32) string {
+		return "Measurement[" + hex48(d) + "] with-instance[" + id.String() + "] takes-id-from-image"
+	}
+	imageOf3 := [48]byte{0x33, 0x3a}
+	w.sign(2, append(w.policyLines(), trusted(imageOf1), trusted(imageOf2), brings(imageOf2, id2), trusted(imageOf3), brings(imageOf3, disputed))...)
+	w.reload()
+	for id, image := range map[wire.Hex32][48]byte{id1: imageOf1, id2: imageOf2} {
+		if err := w.state.AddInstance(context.Background(), imageInstance(id, w.name, image), &Secrets{DiskKey: secret.Random(32)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.addTo(plain)
+	w.addTo(disputed)
+	certify := func(image [48]byte, hostData wire.Hex32) error {
+		_, _, err := w.certify(w.started(image, hostData).Platform(), "")
+		return err
+	}
+	for what, err := range map[string]error{
+		"its ID is the image's":        certify(imageOf2, wire.Hex32{}),
+		"its ID is HOST_DATA":          certify(imageA, plain),
+		"an ID that nobody registered": certify(imageA, unknown),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v (%s)", what, err, w.lastDecision())
+		}
+	}
+	for what, c := range map[string]struct {
+		image    [48]byte
+		hostData wire.Hex32
+	}{
+		"HOST_DATA is an ID that an image brings":                     {imageA, id1},
+		"HOST_DATA is set for an image that brings its ID":            {imageOf1, id1},
+		"such an image as another instance":                           {imageOf1, plain},
+		"such an image as one that nobody registered":                 {imageOf1, unknown},
+		"the policy's image brings an ID that is HOST_DATA by record": {imageOf3, wire.Hex32{}},
+	} {
+		if err := certify(c.image, c.hostData); err == nil {
+			t.Errorf("%s: admitted", what)
+		} else if got := w.lastDecision(); !strings.Contains(got, "code="+string(code.InstanceSource)+" ") {
+			t.Errorf("%s: %s", what, got)
+		}
+	}
+	if err := w.state.UpdateInstance(context.Background(), plain, func(i *Instance) error { i.Decommissioned = 1; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := certify(imageA, plain); err == nil {
+		t.Error("a decommissioned instance was admitted")
+	}
+	w.mustHaveCode(code.InstanceDecommissioned)
+}

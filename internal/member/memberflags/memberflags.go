@@ -150,9 +150,16 @@ func (f *Flags) OpenMember(ctx context.Context, logf func(string, ...any)) (m *m
 }
 
 // Endpoint says which servers to ask and which of them to trust: flags, else
-// the image's configuration. The policy certificate is member's.
+// the image's configuration; and of a VM the ID that its image brings. The
+// policy certificate is member's.
 func (f *Flags) Endpoint(servers, pins []string) (client.Config, error) {
 	c := client.Config{Servers: servers}
+	if f.Platform == SNP {
+		var err error
+		if c.Instance, err = instanceid.Read(instanceid.Path); err != nil {
+			return c, err
+		}
+	}
 	for _, s := range pins {
 		var p wire.Pin
 		if err := p.UnmarshalText([]byte(s)); err != nil {
