@@ -225,7 +225,7 @@ func (st *State) CheckOutcome(o *wire.Outcome) (bool, error) {
 
 // RecordOutcome durably records an outcome whose MAC was verified. The same
 // outcome again is fine; a boot that another took over from is ErrOutcome, and
-// so never reaches switch_root.
+// so never reaches switch_root. What follows from it is the caller's.
 func (st *State) RecordOutcome(ctx context.Context, i *Instance, o *wire.Outcome, now time.Time) error {
 	if o.Result == wire.ResultOpened {
 		for _, h := range o.Headers {
@@ -234,8 +234,7 @@ func (st *State) RecordOutcome(ctx context.Context, i *Instance, o *wire.Outcome
 			}
 		}
 	}
-	measurement := ""
-	err := st.updateBoots(ctx, o.ID, func(b *Boots) error {
+	return st.updateBoots(ctx, o.ID, func(b *Boots) error {
 		if len(b.Current) != 1 || b.Current[0].ReportID != o.ReportID || b.Current[0].Number != o.Boot {
 			return ErrOutcome
 		}
@@ -247,15 +246,9 @@ func (st *State) RecordOutcome(ctx context.Context, i *Instance, o *wire.Outcome
 		cur.Headers = append([]wire.Hex32{}, o.Headers...)
 		if o.Result == wire.ResultOpened {
 			b.Committed = max(b.Committed, o.Boot)
-			measurement = cur.Measurement
 		}
 		return nil
 	})
-	if err != nil || o.Result != wire.ResultOpened {
-		return err
-	}
-	// Before the acknowledgement: the outcome comes again if this fails.
-	return st.promote(ctx, o.ID, measurement, o.Boot, now)
 }
 
 func (i *Instance) hasHeader(h wire.Hex32) bool {

@@ -131,25 +131,27 @@ func (st *State) SetBundleFloor(ctx context.Context, id wire.Hex32, floor uint64
 	return was, err
 }
 
-// ratchet raises the floor to the bundle of a boot that reported opened, where
-// the instance's record says so. It says to what; 0: it stays.
+// ratchet says to what a boot that reported opened raises the floor, where the
+// instance's record says that it does: to its bundle's version. 0: it stays.
 func (st *State) ratchet(ctx context.Context, i *Instance, reportID wire.Hex32) (uint64, error) {
-	if !i.BundleRatchet {
+	if !i.BundleRatchet || i.BundleFloor == 0 {
 		return 0, nil
 	}
 	a, err := st.Approval(ctx, i.ID, reportID)
 	if err != nil || a == nil || a.Version <= i.BundleFloor {
 		return 0, err
 	}
-	raised := uint64(0)
-	err = st.UpdateInstance(ctx, i.ID, func(i *Instance) error {
-		raised = 0
-		if i.BundleRatchet && i.BundleFloor > 0 && i.BundleFloor < a.Version {
-			i.BundleFloor, raised = a.Version, a.Version
+	return a.Version, nil
+}
+
+// raiseFloor is what ratchet said, unless the owner has ended it since.
+func (st *State) raiseFloor(ctx context.Context, id wire.Hex32, floor uint64) error {
+	return st.UpdateInstance(ctx, id, func(i *Instance) error {
+		if i.BundleRatchet && i.BundleFloor > 0 {
+			i.BundleFloor = max(i.BundleFloor, floor)
 		}
 		return nil
 	})
-	return raised, err
 }
 
 // serveBundle answers bundle-begin: challenge, evidence, and then whether this

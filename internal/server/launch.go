@@ -209,48 +209,79 @@ func (s *Server) outcome(ctx context.Context, x *exchange, o *wire.Outcome) {
 		s.fault(x, d, err)
 		return
 	}
-	if o.Result == wire.ResultOpened {
-		// Before the acknowledgement, as whatever else follows from it.
-		floor, err := s.State.ratchet(ctx, inst, o.ReportID)
-		if err != nil {
-			s.fault(x, d, err)
-			return
-		}
-		if floor > 0 {
-			d.Reason = fmt.Sprintf("the bundle floor rose to %d", floor)
-		}
-	}
 	cfg, err := s.State.Config(ctx)
 	if err != nil {
 		s.fault(x, d, err)
 		return
 	}
 	d.Decision = Recorded
-	var dom *Domain
-	var renewed []renewal
-	switch {
-	case o.Result != wire.ResultOpened:
+	n := &narrowing{}
+	if o.Result != wire.ResultOpened {
 		d.Alert = "the guest could not use its release"
-	default:
-		if inst.nominated(booted) {
-			d.Alert = fmt.Sprintf("launch digest %s has booted: those before it are dropped", booted)
-		}
-		if dom = s.domain(inst.Domain); dom != nil && inst.Domain != "" {
-			renewed = dom.renewalsBy(o.ID, booted, now)
-			d.Alert = joinAlerts(d.Alert, renewalAlert(renewed))
-		}
+	} else if n, err = s.narrows(ctx, inst, booted, o, d, now); err != nil {
+		s.fault(x, d, err)
+		return
 	}
-	if err := s.record(x, d); err != nil && len(renewed) > 0 {
+	if err := s.record(x, d); err != nil && n.any() {
 		s.fault(x, d, err) // not on record: it comes again
 		return
 	}
-	if len(renewed) > 0 {
-		if err := dom.keepRenewals(ctx, renewed); err != nil {
-			s.fault(x, d, err)
-			return
-		}
+	if err := s.narrow(ctx, n, o, now); err != nil {
+		s.fault(x, d, err)
+		return
 	}
 	s.answer(x, &wire.Ack{Exchange: x.id, Boot: o.Boot, Time: now.Unix(), MinPolicyVersion: s.policyFloor(inst, cfg)})
+}
+
+// narrowing is what an instance may not do any more, because a boot of it
+// reported that it opened its disk.
+type narrowing struct {
+	promoted string // the launch digest that the others are dropped for
+	floor    uint64 // of bundles; 0: it stays
+	dom      *Domain
+	renewed  []renewal
+}
+
+func (n *narrowing) any() bool { return n.promoted != "" || n.floor > 0 || len(n.renewed) > 0 }
+
+// narrows says what follows from a boot, and puts that into its decision.
+func (s *Server) narrows(ctx context.Context, inst *Instance, booted string, o *wire.Outcome, d *Decision, now time.Time) (*narrowing, error) {
+	n := &narrowing{}
+	var err error
+	if n.floor, err = s.State.ratchet(ctx, inst, o.ReportID); err != nil {
+		return nil, err
+	}
+	if n.floor > 0 {
+		d.Reason = fmt.Sprintf("the bundle floor rose to %d", n.floor)
+	}
+	if inst.nominated(booted) {
+		n.promoted = booted
+		d.Alert = fmt.Sprintf("launch digest %s has booted: those before it are dropped", booted)
+	}
+	if n.dom = s.domain(inst.Domain); n.dom != nil && inst.Domain != "" {
+		n.renewed = n.dom.renewalsBy(o.ID, booted, now)
+		d.Alert = joinAlerts(d.Alert, renewalAlert(n.renewed))
+	}
+	return n, nil
+}
+
+// narrow does it, once it is on record and before the boot is acknowledged: the
+// outcome comes again if this fails.
+func (s *Server) narrow(ctx context.Context, n *narrowing, o *wire.Outcome, now time.Time) error {
+	if n.promoted != "" {
+		if err := s.State.promote(ctx, o.ID, n.promoted, o.Boot, now); err != nil {
+			return err
+		}
+	}
+	if n.floor > 0 {
+		if err := s.State.raiseFloor(ctx, o.ID, n.floor); err != nil {
+			return err
+		}
+	}
+	if len(n.renewed) > 0 {
+		return n.dom.keepRenewals(ctx, n.renewed)
+	}
+	return nil
 }
 
 // refuse records a refusal, then answers it. sent is all that the guest learns.

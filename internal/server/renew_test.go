@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"attestbox/internal/code"
 	"attestbox/internal/platform"
 	"attestbox/internal/secret"
+	"attestbox/internal/snpsim"
 	"attestbox/internal/wire"
 )
 
@@ -129,6 +132,74 @@ func TestRenewEndsLaterNominations(t *testing.T) {
 		t.Errorf("after the owner's image booted: %+v", got)
 	}
 	w.refused("the old image's nomination", w.claims(id, w.started(evil, id)), code.MeasurementUnknown)
+}
+
+// A boot that narrows does so on record: without the audit log nothing is
+// dropped, raised or acknowledged, and a crash between the boot's record and what
+// follows from it loses neither.
+func TestOutcomeNarrowsOnRecord(t *testing.T) {
+	next := [48]byte{0xbb, 1}
+	setup := func(t *testing.T) (*world, *snpsim.Guest, *talk, *wire.Payload) {
+		w := newWorld(t, func(o *Options) {
+			a, err := OpenAudit(context.Background(), o.State, filepath.Join(t.TempDir(), "audit"), false, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.Audit = a
+			t.Cleanup(func() { a.Close() })
+		})
+		ctx, id := context.Background(), w.bundled(3)
+		if err := w.state.UpdateInstance(ctx, id, func(i *Instance) error { i.BundleRatchet = true; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.state.Renew(ctx, id, []Measurement{{Digest: hex48(next), Source: "computed"}}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		g := w.started(next, id)
+		if err := w.approve(g, bundleA, 5); err != nil {
+			t.Fatal(err)
+		}
+		c, p, err := w.get(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Zero)
+		return w, g, c, p
+	}
+	t.Run("no audit log", func(t *testing.T) {
+		w, g, c, p := setup(t)
+		if err := w.server.Audit.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if _, err := c.outcome(opened(g, p)); err == nil {
+				t.Error("acknowledged")
+			} else if ans, ok := errors.AsType[*wire.AnswerError](err); !ok || ans.Code != code.VerifierBusy {
+				t.Errorf("%v, want later", err)
+			}
+			c = w.dial()
+		}
+		if i := w.instance(g.Config.HostData); len(i.Measurements) != 2 || len(i.Promotions) != 0 || i.BundleFloor != 3 {
+			t.Errorf("narrowed off the record: %+v, floor %d", i.Measurements, i.BundleFloor)
+		}
+	})
+	t.Run("crash", func(t *testing.T) {
+		w, g, _, p := setup(t)
+		if err := w.state.RecordOutcome(context.Background(), w.instance(g.Config.HostData), opened(g, p), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.dial().outcome(opened(g, p)); err != nil {
+			t.Fatal(err)
+		}
+		if i := w.instance(g.Config.HostData); len(i.Measurements) != 1 || len(i.Promotions) != 1 || i.Promotions[0].Boot != p.Boot || i.BundleFloor != 5 {
+			t.Errorf("%+v, floor %d", i, i.BundleFloor)
+		}
+		for _, want := range []string{"launch digest " + hex48(next) + " has booted", "the bundle floor rose to 5"} {
+			if !strings.Contains(fileText(t, w.decisions), want) {
+				t.Errorf("not on record: %s", want)
+			}
+		}
+	})
 }
 
 // One renewal names an image in several variants, as for two numbers of vCPUs.
