@@ -75,6 +75,7 @@ func (a *domainAppraiser) Appraise(ctx context.Context, e *Evidence) *Verdict {
 		v.Findings = append(v.Findings, Finding{Field: field, Found: found, Want: want, Code: c})
 		return v
 	}
+	renewed := cur.renewed.refuses(&s.identity) // once: a new policy may forget it meanwhile
 	switch {
 	case v.Missing:
 		return v
@@ -82,8 +83,8 @@ func (a *domainAppraiser) Appraise(ctx context.Context, e *Evidence) *Verdict {
 		return refuse("PROOF", err.Error(), fmt.Sprintf("a proof by policy version %d", cur.policy.Version()), codeOr(err, code.LaunchRefused))
 	case err != nil:
 		return v
-	case cur.renewed.refuses(&s.identity) != nil:
-		return refuse("MEASUREMENT", (&errRenewed{cur.renewed.refuses(&s.identity)}).Error(), "one that the instance did not leave behind", code.MeasurementRenewed)
+	case renewed != nil:
+		return refuse("MEASUREMENT", (&errRenewed{renewed}).Error(), "one that the instance did not leave behind", code.MeasurementRenewed)
 	case cur.revoked(&s.identity):
 		return refuse("POLICY", "revoked", "an instance, chip and measurement that the policy does not revoke", code.ClaimRevoked)
 	case a.inst == nil:
