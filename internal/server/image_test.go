@@ -144,8 +144,11 @@ func TestImageLaunchByPolicy(t *testing.T) {
 		defer m.Close()
 		return m.Nominate(ctxFor(t), nomination(5))
 	}
-	for svn, want := range map[uint32]bool{3: false, 4: true} {
-		g := owner.launch(free, 1, "web", svn)
+	for svn, want := range []bool{3: false, 4: true} { // in this order: what is pending is not refused
+		if svn < 3 {
+			continue
+		}
+		g := owner.launch(free, 1, "web", uint32(svn))
 		if err := launch(g); err != nil {
 			t.Fatal(err)
 		}
