@@ -2,6 +2,7 @@ package proof
 
 import (
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"attestbox/internal/claim"
@@ -69,6 +70,22 @@ func (a *Authorizer) secret(verb claim.Verb, m claim.Launched, name string, now 
 func (a *Authorizer) MaySucceed(next, old claim.Launched, now time.Time) (serial uint64, ok bool) {
 	return a.grant(next, now, func(c claim.Clause) bool {
 		return c.Verb == claim.MaySucceed && claim.Covers(c.Object, old)
+	})
+}
+
+// NamesImage says whether a launch is a version of an image that the policy trusts
+// or lets another succeed, in force or not: whether its ID block may matter.
+func (a *Authorizer) NamesImage(l claim.Launched) bool {
+	return slices.ContainsFunc(a.p.Claims(), func(c claim.Claim) bool {
+		cl, named := c.Statement.Clause, claim.Entity(nil)
+		switch cl.Verb {
+		case claim.IsTrusted:
+			named = cl.Subject
+		case claim.MaySucceed:
+			named = cl.Object
+		}
+		i, ok := named.(claim.Image)
+		return ok && i.Covers(l)
 	})
 }
 

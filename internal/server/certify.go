@@ -204,7 +204,7 @@ func (s *Server) admission(ctx context.Context, x *exchange, d *Domain, t *wire.
 	if err != nil {
 		return nil, err
 	}
-	if err := s.State.recordLaunched(ctx, d.name, memberOf(id), epochKey(id.Instance, id.Measurement)); err != nil {
+	if err := s.State.recordLaunched(ctx, d.name, d.current.Load().auth, memberOf(id), epochKey(id.Instance, id.Measurement)); err != nil {
 		return nil, err
 	}
 	p := &wire.Payload{DiskKey: share, Boot: epoch, OutcomeKey: secret.Random(wire.OutcomeKeySize), Time: now.Unix(), MinPolicyVersion: adm.floor}

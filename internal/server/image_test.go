@@ -231,3 +231,48 @@ func TestImageSucceeds(t *testing.T) {
 		t.Errorf("%+v, %v", l, err)
 	}
 }
+
+// Where an image is trusted by its digest, anybody with a machine can launch it
+// with an ID block that he signed himself. That is not what the store's owner was.
+func TestForeignIDBlockDeniesNoStore(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	owner, stranger := newIDOwner(t, w.psp), newIDOwner(t, w.psp)
+	web, instance := owner.entity("web", 3), wire.Hex32{1}
+	lines := append(w.policyLines(), web+" is-trusted", web+" may-succeed "+web)
+	w.sign(2, lines...)
+	w.reload()
+	certify := func(o *idOwner, svn uint32) {
+		t.Helper()
+		g := must(w.psp.LaunchFinish(snpsim.GuestConfig{Measurement: imageA, HostData: instance}, o.sign(imageA, "web", svn)))
+		w.mustCertify(g.Platform())
+	}
+	record := func() claim.Launched {
+		return must(w.state.launchedBefore(ctxFor(t), w.name, instance, imageA[:]))
+	}
+	certify(stranger, 9)
+	if l := record(); l.IDKey != "" {
+		t.Errorf("recorded a stranger's: %+v", l)
+	}
+	certify(owner, 2) // trusted by its digest alone: older than the image that is named
+	if l := record(); l.IDKey != "" {
+		t.Errorf("recorded below the image's floor: %+v", l)
+	}
+	certify(owner, 3)
+	want := owner.identity("web", 3).IDKey.String()
+	if l := record(); l.IDKey != want || l.SVN != 3 {
+		t.Fatalf("%+v", l)
+	}
+	certify(stranger, 9)
+	certify(owner, 2)
+	if l := record(); l.IDKey != want || l.SVN != 3 {
+		t.Errorf("overwritten: %+v", l)
+	}
+	// Nor does it when policy trusts the digest no more, but lets it be succeeded.
+	w.sign(3, append(w.policyLines(), owner.entity("web", 4)+" is-trusted", owner.entity("web", 4)+" may-succeed "+web)...)
+	w.reload()
+	certify(owner, 3)
+	certify(stranger, 9)
+	if l := record(); l.IDKey != want || l.SVN != 3 {
+		t.Errorf("by what may be succeeded: %+v", l)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"attestbox/internal/claim"
+	"attestbox/internal/proof"
 	"attestbox/internal/store"
 	"attestbox/internal/strictjson"
 )
@@ -23,10 +24,13 @@ type launchedRecord struct {
 	SVN      uint32 `json:"svn"`
 }
 
-// recordLaunched keeps what an admitted member was launched as, where it had an
-// ID block. A later admission of the same measurement takes its place.
-func (st *State) recordLaunched(ctx context.Context, domain string, l claim.Launched, key [32]byte) error {
-	if l.IDKey == "" {
+// recordLaunched keeps what an admitted member was launched as, where the policy
+// names an image that it is a version of. A later such admission of the same
+// measurement takes its place. An ID block of anybody else's says nothing: who
+// has a machine can sign one for a digest that is trusted as such, and would
+// deny the owner's next image the store.
+func (st *State) recordLaunched(ctx context.Context, domain string, auth *proof.Authorizer, l claim.Launched, key [32]byte) error {
+	if !auth.NamesImage(l) {
 		return nil
 	}
 	b, err := json.Marshal(launchedRecord{l.IDKey, l.ImageID, l.FamilyID, l.SVN})
