@@ -15,6 +15,7 @@ import (
 	"attestbox/internal/bootcount"
 	"attestbox/internal/client"
 	"attestbox/internal/code"
+	"attestbox/internal/instanceid"
 	"attestbox/internal/luks"
 	"attestbox/internal/platform"
 	"attestbox/internal/secret"
@@ -26,7 +27,7 @@ import (
 type Boot struct {
 	Kind   string         // config.Dracut or config.InitramfsTools
 	Config *config.Config // of mode switch-root
-	Client client.Config  // servers and pins of Config; Platform is opened by Open
+	Client client.Config  // servers and pins of Config; Instance is set from it, Platform opened by Open
 	Open   func() (platform.Platform, error)
 	Log    io.Writer // lines for the console
 	Dir    string    // between Fetch and Finish
@@ -40,6 +41,7 @@ type host interface {
 	SysrqOff() error
 	Credentials() ([]string, error)
 	Random(ctx context.Context) error
+	Instance(id wire.Hex32) error
 	Network(ctx context.Context, n config.Network) (string, error)
 	WaitDevice(ctx context.Context, device string) error
 	Learn(w io.Writer, t int64, policy uint64) error
@@ -96,6 +98,11 @@ func (b *Boot) Fetch(ctx context.Context) (_ *secret.Bytes, err error) {
 		return nil, err
 	}
 	h := b.machine()
+	if b.Client.Instance = b.Config.Instance(); !b.Client.Instance.IsZero() { // as init does
+		if err := h.Instance(b.Client.Instance); err != nil {
+			return nil, fmt.Errorf("keeping the instance ID: %w", err)
+		}
+	}
 	if err := h.Random(ctx); err != nil {
 		return nil, err
 	}
@@ -236,6 +243,7 @@ func (machine) Credentials() (names []string, err error) {
 }
 
 func (machine) SysrqOff() error                  { return initramfs.SysrqOff() }
+func (machine) Instance(id wire.Hex32) error     { return instanceid.Write(instanceid.Path, id) }
 func (machine) Random(ctx context.Context) error { return initramfs.Random(ctx) }
 func (machine) Network(ctx context.Context, n config.Network) (string, error) {
 	return initramfs.Network(ctx, n)

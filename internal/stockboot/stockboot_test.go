@@ -37,19 +37,24 @@ const goodLine = "init_on_free=1 sysctl.kernel.sysrq=0 panic=1 noresume efi=noru
 
 // fakeHost is a machine whose disk is a file.
 type fakeHost struct {
-	line    string
-	creds   []string
-	mapping error
-	mounted error
-	counter error
-	secrets []string
-	asked   []string // network, mapping
+	line     string
+	creds    []string
+	mapping  error
+	mounted  error
+	counter  error
+	secrets  []string
+	instance wire.Hex32
+	asked    []string // network, mapping
 }
 
 func (h *fakeHost) CommandLine() (string, error)   { return h.line, nil }
 func (h *fakeHost) SysrqOff() error                { return nil }
 func (h *fakeHost) Credentials() ([]string, error) { return h.creds, nil }
-func (h *fakeHost) Random(context.Context) error   { return nil }
+func (h *fakeHost) Instance(id wire.Hex32) error {
+	h.instance = id
+	return nil
+}
+func (h *fakeHost) Random(context.Context) error { return nil }
 func (h *fakeHost) SameDevice(node, to string) error {
 	h.asked = append(h.asked, node+" "+to)
 	return h.mounted
@@ -87,6 +92,7 @@ type world struct {
 	disk  *disk.Result
 	image string
 	state *server.State
+	psp   *snpsim.PSP
 	id    [32]byte
 }
 
@@ -103,6 +109,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	psp := snpsimtest.PSP(t, snp.Milan)
+	w.psp = psp
 	raw, err := bolt.Open(filepath.Join(t.TempDir(), "state.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -306,4 +313,32 @@ func FuzzState(f *testing.F) {
 		}
 		readState(dir)
 	})
+}
+
+// An image that brings its ID is that instance, and asks nothing where the host
+// set HOST_DATA.
+func TestImageBringsID(t *testing.T) {
+	w := newWorld(t)
+	w.boot.Config.InstanceID = &wire.Hex32{9}
+	key, err := w.boot.Fetch(within(t, time.Minute))
+	if c, _ := code.Of(err); c != code.HostDataSet {
+		key.Zero()
+		t.Errorf("HOST_DATA is set, and the image brings its ID: %v", err)
+	}
+	key = secret.Take(bytes.Clone(w.key))
+	defer key.Zero()
+	if err := w.state.AddInstance(t.Context(), &server.Instance{ID: wire.Hex32{9}, IDSource: server.IDFromImage, Created: time.Now().Unix(), OnSecond: "takeover",
+		Measurements: []server.Measurement{{Digest: appraise.Hex48{4}.String(), Source: "test"}}, Headers: []wire.HeaderRecord{*w.disk.Record}}, &server.Secrets{DiskKey: key}); err != nil {
+		t.Fatal(err)
+	}
+	guest := w.psp.Launch(snpsim.GuestConfig{Measurement: [48]byte{4}})
+	w.boot.Open = func() (platform.Platform, error) { return guest.Platform(), nil }
+	got, err := w.boot.Fetch(within(t, time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.Zero()
+	if w.host.instance != (wire.Hex32{9}) {
+		t.Errorf("programs that ask later find %s", w.host.instance)
+	}
 }
