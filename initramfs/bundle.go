@@ -83,17 +83,33 @@ func approve(ctx context.Context, in *Init, p platform.Platform, digest wire.Hex
 }
 
 // BootBundle is bootBundle for an initramfs of somebody else's, which has
-// brought up devices and the network. It returns only on error.
-func BootBundle(ctx context.Context, w io.Writer, cfg *config.Config) error {
-	in := stock(w)
+// brought up devices and the network. At any failure it ends the machine as init
+// does, and returns only where it cannot; with back it returns why instead.
+func BootBundle(ctx context.Context, w io.Writer, cfg *config.Config, back bool) error {
+	return stock(w).bundleAlone(ctx, cfg, back)
+}
+
+// PowerOff is how BootBundle ends, for a failure before it.
+func PowerOff(w io.Writer, err error) { stock(w).finish(err) }
+
+func (in *Init) bundleAlone(ctx context.Context, cfg *config.Config, back bool) error {
 	in.cfg = cfg
-	if err := within(ctx, in.sys.Random); err != nil {
-		return code.Wrap(code.BootRandom, err)
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(cfg.Timeout),
+		code.Wrap(code.BootTimeout, fmt.Errorf("no bundle started within %s", time.Duration(cfg.Timeout))))
+	defer cancel()
+	err := in.bounded(ctx, func(ctx context.Context) error {
+		if err := within(ctx, in.sys.Random); err != nil {
+			return code.Wrap(code.BootRandom, err)
+		}
+		if err := in.raiseClock(cfg.MinTime); err != nil {
+			return err
+		}
+		return in.bootBundle(ctx)
+	})
+	if !back {
+		in.finish(err)
 	}
-	if err := in.raiseClock(cfg.MinTime); err != nil {
-		return err
-	}
-	return in.bootBundle(ctx)
+	return err
 }
 
 // ReadBundle verifies the bundle on a device or in a file as a stage 1 with this

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -94,6 +95,36 @@ func TestBundleIsStarted(t *testing.T) {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("no line with %q:\n%s", line, out)
 		}
+	}
+}
+
+// The applet ends as init does, when a bundle is refused and when a call of it
+// never comes back.
+func TestBundleAlone(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		want := []string{"random", "sync", "poweroff"}
+		if back {
+			want = want[:1]
+		}
+		in, sys, out := stage1(t, make([]byte, 4096))
+		wantCode(t, in.bundleAlone(t.Context(), in.cfg, back), code.BundleMalformed)
+		if !slices.Equal(sys.calls, want) || strings.Contains(out.String(), string(code.BundleMalformed)) == back {
+			t.Errorf("return %v: calls %q\n%s", back, sys.calls, out)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			in, sys, _ := stage1(t, testBundle(t, nil))
+			hold := make(chan struct{})
+			in.deps.Open = func() (platform.Platform, error) { <-hold; return noPlatform{}, nil }
+			wantCode(t, in.bundleAlone(t.Context(), in.cfg, back), code.BootTimeout)
+			if !slices.Equal(sys.calls, want) {
+				t.Errorf("stuck, return %v: calls %q", back, sys.calls)
+			}
+			close(hold)
+			synctest.Wait()
+			if slices.Contains(sys.calls, "kexec start") {
+				t.Errorf("it went on: %q", sys.calls)
+			}
+		})
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,31 +27,24 @@ var Applet = applet.Applet{
 }
 
 func run(ctx context.Context, env *applet.Env, args []string) error {
-	fs := env.Flags("[-config FILE] [-check [-from FILE]]", "boot-bundle -check")
+	fs := env.Flags("[-config FILE] [-return | -check [-from FILE]]", "boot-bundle -check")
 	name := fs.String("config", config.Path, "configuration of a stage 1 (mode \"bundle\"), `FILE`")
 	check := fs.Bool("check", false, "verify the bundle and describe it; ask nobody, start nothing")
 	from := fs.String("from", "", "with -check: read the bundle from this `FILE` in place of the configured device")
+	back := fs.Bool("return", false, "exit at a failure, and leave it to the caller to power off: whatever runs then holds no secret, and is not what the owner signed")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	switch {
 	case fs.NArg() > 0:
 		return fs.Usage("unexpected argument %q", fs.Arg(0))
+	case *back && *check:
+		return fs.Usage("-return and -check exclude each other")
 	case *from != "" && !*check:
 		return fs.Usage("-from goes with -check: what is started comes from the configured device")
 	}
-	text, err := applet.ReadFile(env, *name, config.MaxSize)
-	if err != nil {
-		return applet.Fail(code.ConfigBad, fmt.Errorf("reading the configuration: %w", err))
-	}
-	cfg, err := config.Parse(text)
-	switch {
-	case err != nil:
-		return fmt.Errorf("%q: %w", *name, err)
-	case cfg.Mode != config.Stage1:
-		return applet.Fail(code.ConfigBad, fmt.Errorf("%q: mode is %q, not that of a stage 1, %q", *name, cfg.Mode, config.Stage1))
-	}
-	if *check {
+	cfg, err := configuration(env, *name)
+	if *check && err == nil {
 		if *from == "" {
 			*from = cfg.Bundle.Device
 		}
@@ -63,12 +55,33 @@ func run(ctx context.Context, env *applet.Env, args []string) error {
 		_, err = fmt.Fprintf(env.Stdout, "%s version %d, kernel %s\n%s\n", h.Name, h.Version, h.KernelRelease, digest)
 		return err
 	}
-	if err := inInitramfs(); err != nil {
+	outside := inInitramfs()
+	switch {
+	case err != nil:
+		if !*check && !*back && outside == nil {
+			initramfs.PowerOff(env.Stderr, err)
+		}
 		return err
+	case outside != nil:
+		return outside
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(cfg.Timeout))
-	defer cancel()
-	return exit(initramfs.BootBundle(ctx, env.Stderr, cfg))
+	return exit(initramfs.BootBundle(ctx, env.Stderr, cfg, *back))
+}
+
+// configuration reads that of a stage 1.
+func configuration(env *applet.Env, name string) (*config.Config, error) {
+	text, err := applet.ReadFile(env, name, config.MaxSize)
+	if err != nil {
+		return nil, applet.Fail(code.ConfigBad, fmt.Errorf("reading the configuration: %w", err))
+	}
+	cfg, err := config.Parse(text)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%q: %w", name, err)
+	case cfg.Mode != config.Stage1:
+		return nil, applet.Fail(code.ConfigBad, fmt.Errorf("%q: mode is %q, not that of a stage 1, %q", name, cfg.Mode, config.Stage1))
+	}
+	return cfg, nil
 }
 
 // inInitramfs refuses to start another kernel under a system whose disks are
