@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"attestbox/initramfs/config"
 	"attestbox/internal/applet"
 	"attestbox/internal/appraise"
 	"attestbox/internal/appraise/amdroots"
@@ -44,7 +45,7 @@ type launchFlags struct {
 	minSVN                   uint64
 
 	synthetic bool         // measurements computed a digest over the synthetic firmware
-	stage1    bool         // an image says that it starts bundles
+	stage1    bool         // an initramfs measured starts bundles
 	brings    []wire.Hex32 // the ID that each initramfs measured brings; zeros for none
 }
 
@@ -154,8 +155,8 @@ func (l *launchFlags) measurements() ([]server.Measurement, error) {
 }
 
 // look refuses an initramfs with mkimage's mark of a debug image, whatever the
-// record says, and notes the instance ID that it brings. One that mkimage did
-// not make is the owner's business, and brings none.
+// record says, and notes the instance ID that it brings and whether it starts
+// bundles. One that mkimage did not make is the owner's business, and does neither.
 func (l *launchFlags) look(initrd string) error {
 	l.brings = append(l.brings, wire.Hex32{})
 	f, err := os.Open(initrd)
@@ -176,6 +177,7 @@ func (l *launchFlags) look(initrd string) error {
 	}
 	if r.Config != nil {
 		l.brings[len(l.brings)-1] = r.Config.Instance()
+		l.stage1 = l.stage1 || r.Config.Mode == config.Stage1
 	}
 	if r.Debug {
 		return applet.Refused(code.MeasurementIncomplete, fmt.Errorf("initramfs %q has a debug shell and must never be trusted", initrd))
@@ -359,7 +361,6 @@ func (l *launchFlags) fromImage(dir string) (none server.Measurement, err error)
 	if got != m.LaunchDigest {
 		return none, applet.WithHint(incomplete("image %q: its files give the launch digest %s, its record says %s", dir, got, m.LaunchDigest), "build it again")
 	}
-	l.stage1 = l.stage1 || rec.Stage1 != nil
 	source := "computed from image " + filepath.Base(filepath.Clean(dir))
 	if rec.Simulator {
 		source += " (for the simulator)"
