@@ -5,6 +5,8 @@ import (
 	"encoding/xml"
 	"fmt"
 	"path/filepath"
+	"strings"
+	"unicode/utf8"
 
 	"attestbox/internal/image"
 )
@@ -170,9 +172,21 @@ func (l *launch) domain() (string, error) {
 			s.AuthorKey = "yes"
 		}
 	}
+	said := []string{d.Name, d.OS.Loader.Path, d.OS.Kernel, d.OS.Initrd, d.OS.Cmdline}
+	for _, disk := range d.Devices.Disks {
+		said = append(said, disk.Source.File)
+	}
+	for _, s := range said {
+		if strings.ContainsFunc(s, notXML) || !utf8.ValidString(s) {
+			return "", fmt.Errorf("%q cannot be said in XML", s)
+		}
+	}
 	b, err := xml.MarshalIndent(&d, "", "  ")
 	return string(b) + "\n", err
 }
+
+// notXML are the characters that the encoder would put others for, and line ends.
+func notXML(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffe || r == 0xffff }
 
 // newDisk is the i-th virtio disk.
 func newDisk(path string, i int) (d diskDevice, err error) {
