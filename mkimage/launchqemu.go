@@ -46,10 +46,10 @@ func (l *launch) qemu() []string {
 		argv = append(argv, "-kernel", l.file(image.KernelName), "-initrd", l.file(image.InitrdName), "-append", l.report.Cmdline)
 	}
 	for _, d := range l.disks {
-		argv = append(argv, "-drive", "file="+comma(d)+",if=virtio,format=raw")
+		argv = append(argv, "-drive", "file="+driveFile(d)+",if=virtio,format=raw")
 	}
 	for _, d := range l.roDisks {
-		argv = append(argv, "-drive", "file="+comma(d)+",if=virtio,format=raw,readonly=on")
+		argv = append(argv, "-drive", "file="+driveFile(d)+",if=virtio,format=raw,readonly=on")
 	}
 	if l.net == "user" {
 		argv = append(argv, "-nic", "user,model=virtio-net-pci")
@@ -60,8 +60,14 @@ func (l *launch) qemu() []string {
 	return append(argv, "-display", "none", "-serial", "stdio", "-no-reboot")
 }
 
-// comma doubles the commas of a value in a list of QEMU's options.
-func comma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+// driveFile is the name of a file as a value in a list of QEMU's options. What is
+// before a colon would be a protocol, but not behind a slash.
+func driveFile(name string) string {
+	if i := strings.IndexAny(name, ":/"); i >= 0 && name[i] == ':' {
+		name = "./" + name
+	}
+	return strings.ReplaceAll(name, ",", ",,")
+}
 
 // simulator is the command of the same launch for snp-sim.
 func (l *launch) simulator() []string {
