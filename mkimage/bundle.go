@@ -235,8 +235,24 @@ func bundleVerify(env *applet.Env, args []string) error {
 	return nil
 }
 
-// verifyBundle reads a whole bundle file.
+// verifyBundle reads a whole bundle file, with nothing behind the bundle.
 func verifyBundle(f io.Reader, key ed25519.PublicKey) (h bundle.Header, digest wire.Hex32, line string, err error) {
+	if h, digest, line, err = readBundle(f, key); err != nil {
+		return h, digest, "", err
+	}
+	rest, err := io.ReadAll(io.LimitReader(f, bundle.Align))
+	if err != nil {
+		return h, digest, "", err
+	}
+	if len(rest) >= bundle.Align || len(bytes.Trim(rest, "\x00")) > 0 {
+		return h, digest, "", fmt.Errorf("%w: more follows its command line", bundle.ErrFormat)
+	}
+	return h, digest, line, nil
+}
+
+// readBundle reads and verifies a bundle, and as stage 1 nothing behind it: it may
+// lie on a larger disk.
+func readBundle(f io.Reader, key ed25519.PublicKey) (h bundle.Header, digest wire.Hex32, line string, err error) {
 	r, err := bundle.Open(f, key)
 	if err != nil {
 		return h, digest, "", err
@@ -246,13 +262,6 @@ func verifyBundle(f io.Reader, key ed25519.PublicKey) (h bundle.Header, digest w
 		if err := r.Next(to); err != nil {
 			return h, digest, "", err
 		}
-	}
-	rest, err := io.ReadAll(io.LimitReader(f, bundle.Align))
-	if err != nil {
-		return h, digest, "", err
-	}
-	if len(rest) >= bundle.Align || len(bytes.Trim(rest, "\x00")) > 0 {
-		return h, digest, "", fmt.Errorf("%w: more follows its command line", bundle.ErrFormat)
 	}
 	return r.Header(), r.Digest(), cmdline.String(), nil
 }
@@ -288,7 +297,7 @@ func attachedBundle(b *config.Bundle, disks []string) error {
 		return err
 	}
 	defer f.Close()
-	h, _, _, err := verifyBundle(f, b.Owner())
+	h, _, _, err := readBundle(f, b.Owner())
 	if err != nil {
 		return bundleError(disks[i], err)
 	}
