@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	_ "embed" // the module's two files
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -103,7 +104,9 @@ func Build(ctx context.Context, names []string) ([]byte, error) {
 	}
 	cmd := exec.CommandContext(ctx, goTool, args...)
 	cmd.Dir = dir
-	cmd.Env = environment(tmp)
+	if cmd.Env, err = environment(ctx, goTool, tmp); err != nil {
+		return nil, fmt.Errorf("building commands of u-root: %w", err)
+	}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("building commands of u-root %s (%s): %w: %s", Version(), strings.Join(sorted, ","), err, tail(out))
@@ -115,20 +118,40 @@ func Build(ctx context.Context, names []string) ([]byte, error) {
 	return data, nil
 }
 
-// passed are the settings of the caller's that say where the go command finds its
-// caches and sources. No other one reaches the build.
-var passed = []string{"PATH", "HOME", "XDG_CACHE_HOME", "GOPATH", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE", "GOROOT",
+// passed are the variables of the caller's that say where programs, caches and
+// sources are. No other one reaches the build.
+var passed = []string{"PATH", "HOME", "XDG_CACHE_HOME", "GOROOT",
 	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 
-func environment(tmp string) []string {
+// asked are those settings of the go command that mean the same, from the
+// caller's variables or its file of settings (go env -w). The build has that file
+// turned off: GOEXPERIMENT, GOFIPS140 and others in it would change its bytes.
+var asked = []string{"GOPATH", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE"}
+
+func environment(ctx context.Context, goTool, tmp string) ([]string, error) {
+	ask := exec.CommandContext(ctx, goTool, append([]string{"env", "-json"}, asked...)...)
+	ask.Dir, ask.Env = tmp, append(os.Environ(), "GOTOOLCHAIN=local", "GOWORK=off", "GOFLAGS=")
+	out, err := ask.Output()
+	if err != nil {
+		return nil, fmt.Errorf("asking the go command for its settings: %w", err)
+	}
+	settings := map[string]string{}
+	if err := json.Unmarshal(out, &settings); err != nil {
+		return nil, fmt.Errorf("asking the go command for its settings: %w", err)
+	}
 	env := []string{"GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOTOOLCHAIN=local", "GOWORK=off",
-		"GO111MODULE=on", "GOEXPERIMENT=", "GODEBUG=", "LC_ALL=C", "TMPDIR=" + tmp}
+		"GO111MODULE=on", "GOENV=off", "GOEXPERIMENT=", "GODEBUG=", "LC_ALL=C", "TMPDIR=" + tmp}
+	for _, name := range asked {
+		if v := settings[name]; v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
 	for _, name := range passed {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}
 	}
-	return env
+	return env, nil
 }
 
 // tail is the end of what a tool said, on one line.

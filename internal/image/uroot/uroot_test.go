@@ -42,6 +42,51 @@ func TestNoGo(t *testing.T) {
 	}
 }
 
+// settings has the go command read a file of settings, with the caches as before.
+func settings(t *testing.T, text string) {
+	t.Helper()
+	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPATH"} {
+		out, err := exec.Command("go", "env", name).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv(name, strings.TrimSpace(string(out)))
+	}
+	home := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(home, ".config", "go"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, ".config", "go", "env"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CONFIG_HOME", "")
+}
+
+// Where sources come from may be said in the file of settings; nothing else.
+func TestSettings(t *testing.T) {
+	settings(t, "GOPROXY=https://proxy.example\nGOFIPS140=latest\nGOEXPERIMENT=jsonv2\nGOFLAGS=-tags=other\n")
+	t.Setenv("GOSUMDB", "off")
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	env, err := environment(t.Context(), goTool, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"GOPROXY=https://proxy.example", "GOSUMDB=off", "GOENV=off"} {
+		if !slices.Contains(env, want) {
+			t.Errorf("no %s in %q", want, env)
+		}
+	}
+	cmd := exec.Command(goTool, "env", "GOFIPS140", "GOEXPERIMENT", "GOFLAGS")
+	cmd.Env = env
+	if out, err := cmd.Output(); err != nil || string(out) != "off\n\n-mod=readonly\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
 // One program is every command, its bytes depend neither on the order of the
 // names nor on folder, umask or environment, and it runs.
 func TestBuild(t *testing.T) {
@@ -57,6 +102,7 @@ func TestBuild(t *testing.T) {
 	t.Setenv("GOFLAGS", "-tags=other")
 	t.Setenv("GOAMD64", "v3")
 	t.Setenv("TZ", "Asia/Tokyo")
+	settings(t, "GOFIPS140=latest\n")
 	two, err := Build(t.Context(), []string{"gosh", "echo", "basename"})
 	if err != nil {
 		t.Fatal(err)
