@@ -75,6 +75,13 @@ func verdict(env *applet.Env, rec *image.Record, v *image.Verified) error {
 	}
 	if len(v.Differences) == 0 {
 		fmt.Fprintf(env.Stderr, "%s: the same: %d inputs, %d entries, initrd %d bytes\n", env.Name, len(rec.Inputs), len(rec.Files), rec.Outputs.Initrd.Size)
+		built := v.Image.Record
+		if built.Debug {
+			fmt.Fprintf(env.Stderr, "%s: DEBUG IMAGE: never to be trusted\n", env.Name)
+		}
+		if note := forSimulator(&image.Report{Record: built, Simulator: built.Simulator}); note != "" {
+			fmt.Fprintf(env.Stderr, "%s: %s\n", env.Name, note)
+		}
 		if !rec.Measurement.Complete {
 			fmt.Fprintf(env.Stderr, "%s: INCOMPLETE digest: %s\n", env.Name, rec.Measurement.Why)
 		}
