@@ -189,6 +189,32 @@ func TestImageIDIsOneInstances(t *testing.T) {
 	w.refused("an image of the other ID", w.claims(id2, w.started(imageOf1, wire.Hex32{})), code.InstanceSource)
 }
 
+// A nomination that pushes an older one out is looked up like any other: the
+// change to the list must not hide which of its digests is new.
+func TestNominatedImageIsOneInstances(t *testing.T) {
+	w := newWorld(t, nil)
+	ctx := context.Background()
+	id1, other := newID(), newID()
+	if err := w.addImageInstance(id1, imageOf1); err != nil {
+		t.Fatal(err)
+	}
+	w.add(other, Takeover)
+	n := nomination(3)
+	n.Digest = hex48(imageOf1)
+	for _, next := range []*wire.Nominate{nomination(1), nomination(2), n} {
+		allowed, err := w.state.Nominate(ctx, other, next, hex48(digest), true, time.Now())
+		if next != n && err != nil {
+			t.Fatal(err)
+		}
+		if c, _ := code.Of(err); next == n && (allowed && err == nil || c != code.MaintainNominate) {
+			t.Errorf("another's image: allowed %v, %v", allowed, err)
+		}
+	}
+	if got := w.instance(other).Measurements; len(got) != 3 || got[2].Digest != nomination(2).Digest {
+		t.Errorf("%+v", got)
+	}
+}
+
 // In a domain the policy says it.
 func TestPolicyTakesIDFromImage(t *testing.T) {
 	w := newDomainWorld(t, nil)

@@ -329,6 +329,7 @@ func (st *State) update(ctx context.Context, id wire.Hex32, f func(*Instance) er
 			return ErrDecommissioned
 		}
 		was := *i
+		was.Measurements = slices.Clone(i.Measurements) // f may write into what i has
 		if err := f(i); err != nil {
 			return err
 		}
