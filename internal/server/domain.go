@@ -214,10 +214,9 @@ func (d *Domain) Reload(ctx context.Context, now time.Time) (changed bool, err e
 			return false, err
 		}
 	}
-	if err := d.dropRenewals(ctx, renewed, rules); err != nil {
+	if err := d.enforce(ctx, &inForce{rulesOf: rules, policy: p, signed: signed, floor: r.Floor, renewed: renewed}); err != nil {
 		return false, err
 	}
-	d.current.Store(&inForce{rulesOf: rules, policy: p, signed: signed, floor: r.Floor, renewed: renewed})
 	d.mu.Lock()
 	close(d.changed)
 	d.changed = make(chan struct{})

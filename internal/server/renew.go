@@ -124,11 +124,18 @@ func renewalAlert(list []renewal) string {
 	return fmt.Sprintf("instance %s was seen as %s and may not go back to %s", list[0].Instance, list[0].New, strings.Join(olds, ", "))
 }
 
-// keepRenewals puts them on durable record and into force. The caller has them
-// in the audit log.
+// keepRenewals puts them on durable record and into force, but for those that a
+// policy which came meanwhile states no more. The caller has them in the audit
+// log.
 func (d *Domain) keepRenewals(ctx context.Context, list []renewal) error {
 	rs := d.current.Load().renewed
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	auth := d.current.Load().auth // under the lock: enforce has not passed it by
 	for _, r := range list {
+		if !auth.StillRenews(r.by(), r.Old) {
+			continue
+		}
 		b, err := json.Marshal(&r)
 		if err != nil {
 			return err
@@ -137,20 +144,20 @@ func (d *Domain) keepRenewals(ctx context.Context, list []renewal) error {
 		if err := d.st.put(ctx, domainKey(d.name, suffixRenewed+name), b); err != nil {
 			return fmt.Errorf("keeping a renewal of %s: %w", d.name, err)
 		}
-		rs.mu.Lock()
 		rs.list[name] = r
-		rs.mu.Unlock()
 	}
 	return nil
 }
 
-// dropRenewals forgets what the policy does not state any more: its owner's word
-// in a new version, and nothing else, lets an instance go back.
-func (d *Domain) dropRenewals(ctx context.Context, rs *renewals, rules *rulesOf) error {
+// enforce puts a policy into force and forgets the renewals that it does not
+// state any more: its owner's word in a new version, and nothing else, lets an
+// instance go back. Both in one, so that keepRenewals adds none in between.
+func (d *Domain) enforce(ctx context.Context, next *inForce) error {
+	rs := next.renewed
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	for name, r := range rs.list {
-		if rules.auth.StillRenews(r.by(), r.Old) {
+		if next.auth.StillRenews(r.by(), r.Old) {
 			continue
 		}
 		key := domainKey(d.name, suffixRenewed+name)
@@ -165,5 +172,6 @@ func (d *Domain) dropRenewals(ctx context.Context, rs *renewals, rules *rulesOf)
 		}
 		delete(rs.list, name)
 	}
+	d.current.Store(next)
 	return nil
 }

@@ -314,6 +314,35 @@ func TestPolicyRenews(t *testing.T) {
 	}
 }
 
+// A new policy that takes a renewal back is the last word, although a member was
+// being seen as the newer image while it came.
+func TestPolicyRenewsMeanwhile(t *testing.T) {
+	w := newDomainWorld(t, nil)
+	m := func(d [48]byte) string { return "Measurement[" + hex48(d) + "]" }
+	w.sign(2, append(w.policyLines(), m(imageB)+" renews "+m(imageA))...)
+	w.reload()
+	id := newID()
+	list := w.domain.renewalsBy(id, hex48(imageB), w.now())
+	if len(list) != 1 {
+		t.Fatalf("%+v", list)
+	}
+	w.sign(3, append(w.policyLines(), m(imageC)+" is-revoked")...)
+	w.reload()
+	if err := w.domain.keepRenewals(context.Background(), list); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.domain.current.Load().renewed.count(); n != 0 {
+		t.Errorf("%d renewals that no policy states", n)
+	}
+	if _, _, err := w.certify(w.started(imageA, id).Platform(), ""); err != nil {
+		t.Errorf("the old image, which may go back: %v (%s)", err, w.lastDecision())
+	}
+	rs, err := w.state.loadRenewals(context.Background(), w.name)
+	if err != nil || rs.count() != 0 {
+		t.Errorf("stored: %d, %v", rs.count(), err)
+	}
+}
+
 // A launch narrows when it reported that it opened its disk, not before.
 func TestPolicyRenewsLaunch(t *testing.T) {
 	w := newDomainWorld(t, nil)
