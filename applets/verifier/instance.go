@@ -302,22 +302,11 @@ func stamp(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3
 
 func instanceAllow(ctx context.Context, env *applet.Env, st *server.State, f *instanceFlags) error {
 	err := st.UpdateInstance(ctx, f.id, func(i *server.Instance) error {
-		next := []server.Measurement{}
-		if !f.only {
-			next = append(next, i.Measurements...)
-		}
-	add:
-		for _, m := range f.measurements {
-			for _, have := range next {
-				if have.Digest == m.Digest {
-					continue add
-				}
-			}
-			next = append(next, m)
-		}
-		i.Measurements = next
 		if f.only {
-			i.Identities = nil
+			i.Measurements, i.Identities = []server.Measurement{}, nil
+		}
+		for _, m := range f.measurements {
+			i.Allow(m)
 		}
 		i.Admit(f.identities)
 		return f.may.apply(i)

@@ -34,7 +34,7 @@ func (st *State) Nominate(ctx context.Context, id wire.Hex32, n *wire.Nominate, 
 		if slices.ContainsFunc(i.Measurements, func(m Measurement) bool { return m.Digest == n.Digest }) || n.Digest == by {
 			return nil
 		}
-		i.Nominations = slices.DeleteFunc(i.Nominations, func(o Nomination) bool { return o.Digest == n.Digest })
+		i.dropNomination(n.Digest)
 		i.Nominations = append(i.Nominations, Nomination{n.Digest, n.Kernel, n.Initrd, n.Cmdline, n.Source, by, now.Unix()})
 		if allowed = may; may {
 			if err := i.approve(n.Digest, now); err != nil {
@@ -147,12 +147,30 @@ func (st *State) Renew(ctx context.Context, id wire.Hex32, list []Measurement, n
 			if slices.ContainsFunc(i.Measurements, func(h Measurement) bool { return h.Digest == m.Digest && !h.Pending() }) {
 				return fmt.Errorf("launch digest %.16s... is one of the instance's already", m.Digest)
 			}
+			i.dropNomination(m.Digest)
 			i.Measurements = slices.DeleteFunc(slices.Clone(i.Measurements), func(h Measurement) bool { return h.Digest == m.Digest })
 			m.Nominated, m.ByOwner, m.Batch = now.Unix(), true, batch
 			i.Measurements = append(i.Measurements, m)
 		}
 		return nil
 	})
+}
+
+// Allow is the owner's word for a launch digest, whoever named it before: it is
+// pending no more, and waits for nobody.
+func (i *Instance) Allow(m Measurement) {
+	i.dropNomination(m.Digest)
+	at := slices.IndexFunc(i.Measurements, func(h Measurement) bool { return h.Digest == m.Digest })
+	switch {
+	case at < 0:
+		i.Measurements = append(i.Measurements, m)
+	case i.Measurements[at].Pending():
+		i.Measurements[at] = m
+	}
+}
+
+func (i *Instance) dropNomination(digest string) {
+	i.Nominations = slices.DeleteFunc(i.Nominations, func(n Nomination) bool { return n.Digest == digest })
 }
 
 func (i *Instance) nominated(digest string) bool {

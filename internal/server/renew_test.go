@@ -134,6 +134,63 @@ func TestRenewEndsLaterNominations(t *testing.T) {
 	w.refused("the old image's nomination", w.claims(id, w.started(evil, id)), code.MeasurementUnknown)
 }
 
+// What the owner allows is allowed for good, although it was pending before: no
+// nomination pushes it out, and its boot drops nothing.
+func TestAllowPending(t *testing.T) {
+	w := newWorld(t, nil)
+	ctx := context.Background()
+	id := newID()
+	w.add(id, Takeover)
+	next, named := [48]byte{0xbb, 1}, [48]byte{7, 1}
+	if err := w.state.Renew(ctx, id, []Measurement{{Digest: hex48(next), Source: "renewed"}}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.state.Nominate(ctx, id, nomination(7), hex48(digest), true, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.state.Nominate(ctx, id, nomination(8), hex48(digest), false, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	allow := func(digests ...string) {
+		t.Helper()
+		if err := w.state.UpdateInstance(ctx, id, func(i *Instance) error {
+			for _, d := range digests {
+				i.Allow(Measurement{Digest: d, Source: "allowed"})
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	allow(hex48(next), hex48(named), nomination(8).Digest, hex48(digest))
+	i := w.instance(id)
+	if len(i.Measurements) != 4 || len(i.Nominations) != 0 {
+		t.Fatalf("%+v, waiting %+v", i.Measurements, i.Nominations)
+	}
+	for n, m := range i.Measurements {
+		if m.Pending() || m.ByOwner || n > 0 && m.Source != "allowed" {
+			t.Errorf("%+v", m)
+		}
+	}
+	for b := byte(1); b < 4; b++ {
+		if _, err := w.state.Nominate(ctx, id, nomination(b), hex48(digest), false, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range [][48]byte{next, named, {8, 1}, digest} {
+		if err := w.boots(d, id, wire.ResultOpened); err != nil {
+			t.Errorf("%x: %v", d[:2], err)
+		}
+	}
+	// Renewed by its owner, it waits for no other word.
+	if err := w.state.Renew(ctx, id, []Measurement{{Digest: nomination(3).Digest, Source: "renewed"}}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.instance(id).Nominations; len(got) != 1 || got[0].Digest != nomination(2).Digest {
+		t.Errorf("waiting %+v", got)
+	}
+}
+
 // A boot that narrows does so on record: without the audit log nothing is
 // dropped, raised or acknowledged, and a crash between the boot's record and what
 // follows from it loses neither.
