@@ -274,6 +274,8 @@ func instanceError(id wire.Hex32, err error) error {
 	switch c, _ := code.Of(err); {
 	case c == code.InstanceSource:
 		return applet.WithHint(applet.Refused(c, fmt.Errorf("instance %s: %w", id, err)), "an image that brings an ID belongs to that instance alone; build another with: mkimage build -instance-id new")
+	case errors.Is(err, server.ErrImageSays):
+		return applet.WithHint(applet.Refused(code.InstanceSource, fmt.Errorf("instance %s: %w", id, err)), "build the image with the ID and name it: verifier instance renew -image DIR "+id.String())
 	case errors.Is(err, server.ErrInstanceExists):
 		return applet.WithHint(applet.Fail(code.InstanceExists, fmt.Errorf("instance %s: %w", id, err)), "verifier instance allow adds a launch digest to it")
 	case errors.Is(err, server.ErrDecommissioned):

@@ -40,7 +40,7 @@ func (i *Instance) checkIDSource() error {
 		return errors.New("an ID that the image brings is proved by its launch digest, not by who signed it")
 	}
 	if i.MayNominate {
-		return errors.New("which ID an image brings is not the running VM's word: its owner approves what it nominates")
+		return errors.New("which ID an image brings is not the running VM's word: its owner renews it by the image")
 	}
 	return nil
 }
@@ -61,6 +61,10 @@ func (st *State) imageID(ctx context.Context, digest string) (id wire.Hex32, ok 
 	return id, true, nil
 }
 
+// ErrImageSays is an approval of what the running VM of an instance nominated
+// whose image brings its ID.
+var ErrImageSays = errors.New("which ID an image brings is read from the image, and is not the running VM's word")
+
 // errWrongSource is a launch digest that does not stand for the ID.
 var errWrongSource = errors.New("an image brings one ID, or none")
 
@@ -69,10 +73,12 @@ func wrongSource(format string, a ...any) error {
 }
 
 // settleIDs refuses launch digests that would make one image stand for two IDs,
-// and durably reserves those of an instance whose image brings its ID. had are
-// the digests that were settled before. Two calls at once can both pass:
-// checkIDSource asks again at every appraisal.
+// and durably reserves those of an instance whose image brings its ID: all or
+// none, for good, and so after whatever else is refused. had are the digests
+// that were settled before. Two calls at once can both pass: checkIDSource asks
+// again at every appraisal.
 func (st *State) settleIDs(ctx context.Context, i *Instance, had []Measurement) error {
+	var fresh []string
 	for _, m := range i.Measurements {
 		if slices.ContainsFunc(had, func(h Measurement) bool { return h.Digest == m.Digest }) {
 			continue
@@ -97,11 +103,14 @@ func (st *State) settleIDs(ctx context.Context, i *Instance, had []Measurement) 
 		if err != nil {
 			return err
 		}
-		switch err := st.s.Create(ctx, prefixImageID+m.Digest, []byte(i.ID.String())); {
+		fresh = append(fresh, m.Digest)
+	}
+	for _, digest := range fresh {
+		switch err := st.s.Create(ctx, prefixImageID+digest, []byte(i.ID.String())); {
 		case errors.Is(err, store.ErrExists):
 			return errBusy
 		case err != nil:
-			return fmt.Errorf("reserving launch digest %.16s...: %w", m.Digest, err)
+			return fmt.Errorf("reserving launch digest %.16s...: %w", digest, err)
 		}
 	}
 	return nil

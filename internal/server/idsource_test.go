@@ -189,6 +189,55 @@ func TestImageIDIsOneInstances(t *testing.T) {
 	w.refused("an image of the other ID", w.claims(id2, w.started(imageOf1, wire.Hex32{})), code.InstanceSource)
 }
 
+// A registration that is refused reserves nothing: a reservation is for good.
+func TestRefusedReservesNothing(t *testing.T) {
+	w := newWorld(t, nil)
+	ctx := context.Background()
+	id1, id2, other := newID(), newID(), newID()
+	w.add(other, Takeover)
+	free := func(what string, d [48]byte) {
+		t.Helper()
+		if id, taken, err := w.state.imageID(ctx, hex48(d)); taken || err != nil {
+			t.Errorf("%s: reserved for %s, %v", what, id, err)
+		}
+	}
+	sec := &Secrets{DiskKey: secret.Random(32), Named: []wire.NamedSecret{{Name: "large", Value: secret.Random(wire.MaxPayload)}}}
+	if err := w.state.AddInstance(ctx, imageInstance(id1, "", imageOf1), sec); err == nil {
+		t.Fatal("secrets that fit into no release: registered")
+	}
+	free("secrets that fit into no release", imageOf1)
+	if err := w.addImageInstance(id1, imageOf1, digest); err == nil {
+		t.Fatal("an image of HOST_DATA's instances: registered")
+	}
+	free("beside one that is refused", imageOf1)
+	if err := w.addImageInstance(id2, imageOf1); err != nil {
+		t.Errorf("for another ID: %v", err)
+	}
+}
+
+// Which ID an image brings is read from the image: the owner's word for what the
+// running VM nominated does not do.
+func TestApproveImageInstance(t *testing.T) {
+	w := newWorld(t, nil)
+	ctx := context.Background()
+	id := newID()
+	if err := w.addImageInstance(id, imageOf1); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := w.state.Nominate(ctx, id, nomination(1), hex48(imageOf1), false, time.Now()); ok || err != nil {
+		t.Fatalf("%v, %v", ok, err)
+	}
+	if _, err := w.state.DecideNomination(ctx, id, nomination(1).Digest, true, time.Now()); !errors.Is(err, ErrImageSays) {
+		t.Errorf("approved: %v", err)
+	}
+	if _, taken, err := w.state.imageID(ctx, nomination(1).Digest); taken || err != nil {
+		t.Errorf("reserved: %v, %v", taken, err)
+	}
+	if _, err := w.state.DecideNomination(ctx, id, nomination(1).Digest, false, time.Now()); err != nil {
+		t.Errorf("rejected: %v", err)
+	}
+}
+
 // A nomination that pushes an older one out is looked up like any other: the
 // change to the list must not hide which of its digests is new.
 func TestNominatedImageIsOneInstances(t *testing.T) {

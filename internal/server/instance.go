@@ -214,9 +214,6 @@ func (st *State) AddInstance(ctx context.Context, i *Instance, sec *Secrets) err
 	case !errors.Is(err, ErrUnknownInstance):
 		return err
 	}
-	if err := st.settleIDs(ctx, i, nil); err != nil {
-		return err
-	}
 	// It must fit into a release, or the VM would never start.
 	probe := sec.payload(i)
 	probe.OutcomeKey = secret.New(wire.OutcomeKeySize)
@@ -231,6 +228,9 @@ func (st *State) AddInstance(ctx context.Context, i *Instance, sec *Secrets) err
 	defer packed.Zero()
 	b, err := json.Marshal(i)
 	if err != nil {
+		return err
+	}
+	if err := st.settleIDs(ctx, i, nil); err != nil {
 		return err
 	}
 	// The instance comes last: what a crash leaves before it is overwritten by

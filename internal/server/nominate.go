@@ -185,6 +185,9 @@ func (st *State) DecideNomination(ctx context.Context, id wire.Hex32, digest str
 			return fmt.Errorf("%s does not wait for anybody's word", digest)
 		}
 		n = i.Nominations[at]
+		if approve && i.FromImage() {
+			return ErrImageSays
+		}
 		if approve {
 			return i.approve(digest, now)
 		}
