@@ -136,13 +136,13 @@ func TestImageLaunchByPolicy(t *testing.T) {
 		}
 	}
 	// Who may nominate is said of the image's versions.
-	nominate := func(g *snpsim.Guest) (bool, error) {
+	nominate := func(g *snpsim.Guest, next byte) (bool, error) {
 		m, err := client.Maintain(ctxFor(t), w.client(g.Platform()), wire.PurposeNominate)
 		if err != nil {
 			return false, err
 		}
 		defer m.Close()
-		return m.Nominate(ctxFor(t), nomination(5))
+		return m.Nominate(ctxFor(t), nomination(next))
 	}
 	for svn, want := range []bool{3: false, 4: true} { // in this order: what is pending is not refused
 		if svn < 3 {
@@ -152,7 +152,7 @@ func TestImageLaunchByPolicy(t *testing.T) {
 		if err := launch(g); err != nil {
 			t.Fatal(err)
 		}
-		if ok, err := nominate(g); ok != want || err != nil {
+		if ok, err := nominate(g, byte(svn)); ok != want || err != nil {
 			t.Errorf("version %d nominates: %v, %v", svn, ok, err)
 		}
 	}
