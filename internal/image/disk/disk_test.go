@@ -546,6 +546,8 @@ func TestTarballIsBounded(t *testing.T) {
 func TestInstance(t *testing.T) {
 	needTools(t)
 	id := [32]byte{0xab, 31: 1}
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
 	empty := Options{Empty: true}
 	folder := Options{From: testDir(t)}
 	archive := Options{From: filepath.Join(t.TempDir(), "x.tar")}
@@ -581,5 +583,8 @@ func TestInstance(t *testing.T) {
 		if !errors.Is(err, ErrSource) {
 			t.Errorf("a folder of another volume: %v", err)
 		}
+	}
+	if left, err := filepath.Glob(filepath.Join(tmp, "attestbox-*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

@@ -57,7 +57,7 @@ func makeFS(ctx context.Context, f *os.File, size int64, o *Options) error {
 	if err != nil {
 		return err
 	}
-	defer src.close()
+	defer func() { src.close() }() // which close it is may change below
 
 	epoch := o.Epoch
 	if epoch.IsZero() {
