@@ -116,6 +116,7 @@ func TestBundleAlone(t *testing.T) {
 			hold := make(chan struct{})
 			in.deps.Open = func() (platform.Platform, error) { <-hold; return noPlatform{}, nil }
 			wantCode(t, in.bundleAlone(t.Context(), in.cfg, back), code.BootTimeout)
+			synctest.Wait() // it noted its calls in a goroutine that nobody waits for
 			if !slices.Equal(sys.calls, want) {
 				t.Errorf("stuck, return %v: calls %q", back, sys.calls)
 			}
