@@ -42,6 +42,21 @@ func runUntil(t *testing.T, cmd *exec.Cmd, until string) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	// Whoever sits there presses Enter when nothing moves, too: a prompt that was
+	// lost among other output comes again.
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		for tick := time.NewTicker(20 * time.Second); ; {
+			select {
+			case <-ended:
+				tick.Stop()
+				return
+			case <-tick.C:
+				io.WriteString(typed, "\n")
+			}
+		}
+	}()
 	var console strings.Builder
 	reached := false
 	var qmp *qemu.QMP
