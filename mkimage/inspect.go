@@ -187,28 +187,14 @@ func printDigest(p func(string, ...any), r *image.Report) {
 	p("  measured cmdline     %s", r.Cmdline)
 	p("  measured processors  %d x %s, features %#x, %s", m.VCPUs, m.VCPUType, m.GuestFeatures, m.VMM)
 	p("  recorded digest      %s", m.LaunchDigest)
-	switch {
-	case r.Digest == "":
-		p("  recomputed digest    not computed")
-	case r.Digest == m.LaunchDigest:
-		p("  recomputed digest    the same")
-	default:
-		p("  recomputed digest    %s  DIFFERS", r.Digest)
-	}
+	p("  recomputed digest    %s", recomputed(r.Digest, m.LaunchDigest))
 	if !m.Complete {
 		p("  INCOMPLETE: %s", m.Why)
 	}
 	if u := r.Record.UKI; u != nil {
 		p("  unified kernel       sha256 %s  (stub %s)", u.SHA256, u.Stub)
 		p("  its recorded digest  %s", u.LaunchDigest)
-		switch {
-		case r.UKIDigest == "":
-			p("  its digest           not computed")
-		case r.UKIDigest == u.LaunchDigest:
-			p("  its digest           the same")
-		default:
-			p("  its digest           %s  DIFFERS", r.UKIDigest)
-		}
+		p("  its digest           %s", recomputed(r.UKIDigest, u.LaunchDigest))
 	}
 	for _, n := range r.Record.Notes {
 		p("  note: %s", n)
@@ -216,4 +202,16 @@ func printDigest(p func(string, ...any), r *image.Report) {
 	for _, x := range r.Mismatches {
 		p("  MISMATCH %s", x)
 	}
+}
+
+// recomputed says how a digest computed from the files, if it was, compares with
+// the record's.
+func recomputed(digest, recorded string) string {
+	switch digest {
+	case "":
+		return "not computed"
+	case recorded:
+		return "the same"
+	}
+	return digest + "  DIFFERS"
 }
